@@ -1,0 +1,170 @@
+package core
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/binary"
+	"net/url"
+	"strings"
+	"unicode/utf8"
+)
+
+// MaxURI bounds every URI in octets; the longest of all known networks (a
+// Matrix user ID) has 255 before it is escaped.
+const MaxURI = 1024
+
+// A RoomID is a room's URI, mimi://a.example/r/name. The host is lower case, the
+// rest is opaque (PROTOCOL §1).
+type RoomID string
+
+// A UserURI names a user: mimi://a.example/u/alice, or, for one that a network
+// relays, mimi://a.example/u/irc.libera/nick.
+type UserURI string
+
+// A Network names something a bridge talks to: "irc" (our own listener),
+// "irc:libera", "matrix:example.org", "native".
+type Network string
+
+// NewRoomID returns the URI of the room called name at domain. The name is any
+// UTF-8 text; it is escaped as one path segment.
+func NewRoomID(domain, name string) RoomID {
+	return RoomID("mimi://" + strings.ToLower(domain) + "/r/" + url.PathEscape(name))
+}
+
+// NewUserURI returns the URI of a user of domain; path has one segment for a
+// user of the homeserver itself, two (network, name) for a relayed one.
+func NewUserURI(domain string, path ...string) UserURI {
+	var b strings.Builder
+	b.WriteString("mimi://")
+	b.WriteString(strings.ToLower(domain))
+	b.WriteString("/u")
+	for _, p := range path {
+		b.WriteByte('/')
+		b.WriteString(url.PathEscape(p))
+	}
+	return UserURI(b.String())
+}
+
+// ParseRoomID checks s and returns it as a RoomID, or an Invalid error.
+func ParseRoomID(s string) (RoomID, error) {
+	if _, _, err := splitURI(s, "r"); err != nil {
+		return "", err
+	}
+	return RoomID(s), nil
+}
+
+// ParseUserURI checks s and returns it as a UserURI, or an Invalid error.
+func ParseUserURI(s string) (UserURI, error) {
+	if _, _, err := splitURI(s, "u"); err != nil {
+		return "", err
+	}
+	return UserURI(s), nil
+}
+
+// Domain returns the homeserver's domain, "" if r is not a room URI.
+func (r RoomID) Domain() string { d, _, _ := splitURI(string(r), "r"); return d }
+
+// Local returns the room's name at its homeserver, unescaped.
+func (r RoomID) Local() string {
+	_, p, _ := splitURI(string(r), "r")
+	s, _ := url.PathUnescape(p)
+	return s
+}
+
+// Domain returns the homeserver's domain, "" if u is not a user URI.
+func (u UserURI) Domain() string { d, _, _ := splitURI(string(u), "u"); return d }
+
+// Path returns the unescaped segments after /u/: one for a user of the
+// homeserver, two (network, name) for a relayed one.
+func (u UserURI) Path() []string {
+	_, p, err := splitURI(string(u), "u")
+	if err != nil {
+		return nil
+	}
+	parts := strings.Split(p, "/")
+	for i, s := range parts {
+		parts[i], _ = url.PathUnescape(s)
+	}
+	return parts
+}
+
+// Local returns the last segment of the path: the name the user has where the
+// user comes from.
+func (u UserURI) Local() string {
+	if p := u.Path(); len(p) > 0 {
+		return p[len(p)-1]
+	}
+	return ""
+}
+
+func splitURI(s, kind string) (domain, path string, err error) {
+	const scheme = "mimi://"
+	if len(s) > MaxURI || !utf8.ValidString(s) || !strings.HasPrefix(s, scheme) {
+		return "", "", Errorf(Invalid, "not a mimi URI")
+	}
+	domain, rest, ok := strings.Cut(s[len(scheme):], "/")
+	if !ok || domain == "" || domain != strings.ToLower(domain) {
+		return "", "", Errorf(Invalid, "mimi URI without a lower-case host")
+	}
+	k, path, ok := strings.Cut(rest, "/")
+	if !ok || k != kind || path == "" {
+		return "", "", Errorf(Invalid, "mimi URI is not of kind /%s/", kind)
+	}
+	for i := 0; i < len(s); i++ {
+		if s[i] <= ' ' || s[i] == 0x7f {
+			return "", "", Errorf(Invalid, "mimi URI has a blank or control character")
+		}
+	}
+	return domain, path, nil
+}
+
+// An EventID names an event everywhere: eight octets for the log it stands in
+// (room and originating homeserver), eight for its place there. So the ID leads
+// to the row without an index, and is the same after a restart.
+type EventID [16]byte
+
+var idText = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+// NewEventID returns the ID of the event at seq in the log that homeserver
+// keeps for room.
+func NewEventID(room RoomID, homeserver string, seq uint64) EventID {
+	return logID(room, homeserver).at(seq)
+}
+
+type logKey [8]byte
+
+func logID(room RoomID, homeserver string) (k logKey) {
+	h := sha256.Sum256([]byte("isthmus log\x00" + string(room) + "\x00" + homeserver))
+	copy(k[:], h[:8])
+	return k
+}
+
+func (k logKey) at(seq uint64) (id EventID) {
+	copy(id[:8], k[:])
+	binary.BigEndian.PutUint64(id[8:], seq)
+	return id
+}
+
+// Seq returns the event's place in its log.
+func (id EventID) Seq() uint64 { return binary.BigEndian.Uint64(id[8:]) }
+
+// IsZero reports whether id names nothing.
+func (id EventID) IsZero() bool { return id == EventID{} }
+
+// String returns 26 characters of lower-case base32: a valid IRC msgid and a
+// valid Matrix transaction ID.
+func (id EventID) String() string { return string(id.AppendText(nil)) }
+
+// AppendText appends what String returns to b.
+func (id EventID) AppendText(b []byte) []byte { return idText.AppendEncode(b, id[:]) }
+
+// ParseEventID reads what String wrote; anything else is Invalid.
+func ParseEventID(s string) (id EventID, err error) {
+	if len(s) != 26 {
+		return id, Errorf(Invalid, "not an event ID")
+	}
+	if n, err := idText.Decode(id[:], []byte(s)); err != nil || n != len(id) || id.String() != s {
+		return EventID{}, Errorf(Invalid, "not an event ID")
+	}
+	return id, nil
+}
