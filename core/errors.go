@@ -49,6 +49,7 @@ func Codes() []Code {
 // refused: it never holds a body, a key or a name of somebody else.
 type Error struct {
 	Code       Code
+	Reason     Reason // which rule refused, where a protocol has a word of its own for it
 	Text       string
 	RetryAfter time.Duration // with Limited and Unavailable; 0 if unknown
 	Err        error         // the cause, for the log
@@ -62,6 +63,37 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// A Reason says which rule of a room refused. Protocols that have a word for it
+// (IRC's 471 to 477) look here; all others need only the Code.
+type Reason string
+
+// The reasons. A NotFound has one where it is not the room that is missing.
+const (
+	NotJoined     Reason = "not joined"     // the sender is not in the room
+	AlreadyJoined Reason = "already joined" // the user invited is in the room
+	NoSuchUser    Reason = "no such user"   // the user named is not in the room
+	Muted         Reason = "moderated"      // the room is moderated, the sender has no voice
+	Banned        Reason = "banned"
+	InviteOnly    Reason = "invite only"
+	BadKey        Reason = "bad key"
+	Full          Reason = "full"
+	NeedAccount   Reason = "need account"
+	NotOperator   Reason = "not operator" // the sender's role is too low
+	ListFull      Reason = "list full"
+	IsGroup       Reason = "is group" // end-to-end encrypted: not for networks that cannot carry it
+)
+
+// Refuse returns an *Error with its reason.
+func Refuse(c Code, r Reason, text string) error { return &Error{Code: c, Reason: r, Text: text} }
+
+// ReasonOf returns the reason of the first *Error that err wraps.
+func ReasonOf(err error) Reason {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Reason
+	}
+	return ""
+}
 
 // Errorf returns an *Error. A %w in format keeps the cause.
 func Errorf(c Code, format string, args ...any) error {

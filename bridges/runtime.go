@@ -1,0 +1,307 @@
+package bridges
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/isthmus-chat/isthmus/core"
+)
+
+// Bounds of the runtime, each with its reason.
+const (
+	maxGroup   = 1024 // inputs of one transaction: bounds how long the first waits for the last
+	maxWaiting = 4096 // submissions in line; then Submit waits for its turn
+	maxSubmit  = 4096 // envelopes of one Submit: one Matrix transaction in slices
+)
+
+// RuntimeConfig is what a Runtime is made of.
+type RuntimeConfig struct {
+	Store      core.Store
+	Engine     func() *core.Engine // a fresh engine; called again after a commit failed (rule 7)
+	Bridges    []Bridge
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+	Holder     string           // who holds leases: unique per running process
+	Now        func() time.Time // nil = time.Now
+	MaxAge     time.Duration    // older messages are not delivered any more; 0 = no limit
+}
+
+// A Runtime feeds the engine from one loop and hands on what it decided. It
+// implements Gateway.
+//
+// Two goroutines form a pipeline: the loop applies and commits one group of
+// submissions while the publisher hands the previous group to the live bridges
+// and answers its submitters. So the next commit overlaps the fan-out, and
+// nobody is answered before receivers have the message.
+type Runtime struct {
+	cfg     RuntimeConfig
+	live    []Live
+	in      chan *submission
+	out     chan *group
+	stopped chan struct{} // closed when the loop has ended
+	metrics *metrics
+	workers *workers
+	engine  *core.Engine // the loop's own
+}
+
+// A submission is one Submit or Do: its inputs share a transaction.
+type submission struct {
+	inputs []core.Input
+	outs   []core.Output
+	errs   []error
+	err    error // the whole submission failed
+	done   chan struct{}
+	start  time.Time
+}
+
+// A group is what one transaction committed.
+type group struct {
+	subs  []*submission
+	batch Batch
+}
+
+// NewRuntime returns a runtime that does nothing before Run.
+func NewRuntime(cfg RuntimeConfig) *Runtime {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	r := &Runtime{
+		cfg:     cfg,
+		in:      make(chan *submission, maxWaiting),
+		out:     make(chan *group, 1), // one group published while one commits
+		stopped: make(chan struct{}),
+		metrics: newMetrics(cfg.Registerer),
+		engine:  cfg.Engine(),
+	}
+	for _, b := range cfg.Bridges {
+		if l, ok := b.(Live); ok {
+			r.live = append(r.live, l)
+		}
+	}
+	r.workers = newWorkers(r)
+	return r
+}
+
+// Run serves until ctx ends or a bridge fails. What was submitted before the end
+// is committed and answered; Submit answers Unavailable afterwards.
+func (r *Runtime) Run(ctx context.Context) error {
+	loopCtx, stopLoop := context.WithCancel(context.WithoutCancel(ctx))
+	var loops sync.WaitGroup
+	loops.Go(func() { r.loop(loopCtx) })
+	loops.Go(r.publish)
+
+	bridgeCtx, stopBridges := context.WithCancel(ctx)
+	errs := make(chan error, len(r.cfg.Bridges)+1)
+	var running sync.WaitGroup
+	for _, b := range r.cfg.Bridges {
+		running.Go(func() {
+			if err := b.Run(bridgeCtx, r); err != nil {
+				errs <- err
+				stopBridges()
+			}
+		})
+	}
+	running.Go(func() { r.workers.run(bridgeCtx) })
+	<-bridgeCtx.Done()
+	stopBridges()
+	running.Wait() // bridges say goodbye through Submit, so the loop goes last
+	stopLoop()
+	loops.Wait()
+	select {
+	case err := <-errs:
+		return err
+	default:
+		return nil
+	}
+}
+
+// Submit implements Gateway.
+func (r *Runtime) Submit(ctx context.Context, es ...core.Envelope) ([]core.Receipt, error) {
+	if len(es) > maxSubmit {
+		return nil, core.Errorf(core.TooLarge, "more than %d envelopes at once", maxSubmit)
+	}
+	inputs := make([]core.Input, len(es))
+	for i := range es {
+		inputs[i] = es[i]
+	}
+	s, err := r.run(ctx, inputs)
+	if err != nil {
+		return nil, err
+	}
+	receipts := make([]core.Receipt, len(es))
+	for i, o := range s.outs {
+		receipts[i] = core.Receipt{Event: o.Event, Duplicate: o.Duplicate, Err: s.errs[i]}
+	}
+	return receipts, nil
+}
+
+// Do implements Gateway.
+func (r *Runtime) Do(ctx context.Context, in core.Input) (core.Output, error) {
+	s, err := r.run(ctx, []core.Input{in})
+	if err != nil {
+		return core.Output{}, err
+	}
+	return s.outs[0], s.errs[0]
+}
+
+// View implements Gateway.
+func (r *Runtime) View(ctx context.Context, f func(core.Reader) error) error {
+	return r.cfg.Store.View(ctx, f)
+}
+
+// Signal implements Gateway.
+func (r *Runtime) Signal(s core.Signal) {
+	for _, l := range r.live {
+		l.Signal(s)
+	}
+}
+
+// run puts inputs in line and waits until they are settled. Once in line they
+// are decided even if the caller's context ends: whoever retries is met by the
+// dedupe key.
+func (r *Runtime) run(ctx context.Context, inputs []core.Input) (*submission, error) {
+	if len(inputs) == 0 {
+		return &submission{}, nil
+	}
+	s := &submission{inputs: inputs, done: make(chan struct{}), start: r.cfg.Now()}
+	select {
+	case r.in <- s:
+	case <-r.stopped:
+		return nil, errStopping
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	select {
+	case <-s.done:
+		return s, s.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-r.stopped:
+		select { // it may have been the last one answered
+		case <-s.done:
+			return s, s.err
+		default:
+			return nil, errStopping
+		}
+	}
+}
+
+var errStopping = core.Errorf(core.Unavailable, "the homeserver is stopping")
+
+// loop gathers what waits, commits it as one group, and passes it on.
+func (r *Runtime) loop(ctx context.Context) {
+	defer close(r.out)
+	for {
+		select {
+		case s := <-r.in:
+			r.commit(r.gather(s))
+		case <-ctx.Done():
+			for { // what is in line is still served
+				select {
+				case s := <-r.in:
+					r.commit(r.gather(s))
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+// gather takes everything that is in line, without waiting for more: a lone
+// message commits at once, and while it does the next group forms by itself.
+func (r *Runtime) gather(first *submission) []*submission {
+	subs, n := []*submission{first}, len(first.inputs)
+	for n < maxGroup {
+		select {
+		case s := <-r.in:
+			subs, n = append(subs, s), n+len(s.inputs)
+		default:
+			return subs
+		}
+	}
+	return subs
+}
+
+// commit runs a group in one transaction. If that fails and the group has more
+// than one submission, each is tried alone, so that one that the store cannot
+// take does not fail its neighbours.
+func (r *Runtime) commit(subs []*submission) {
+	err := r.transact(subs)
+	if err == nil {
+		return
+	}
+	if len(subs) > 1 && !errors.Is(err, errStopping) {
+		for _, s := range subs {
+			r.commit([]*submission{s})
+		}
+		return
+	}
+	r.cfg.Log.Error("commit failed", "err", err)
+	for _, s := range subs {
+		s.err = err
+		close(s.done)
+	}
+}
+
+// transact applies subs in one transaction and hands the result to the publisher.
+func (r *Runtime) transact(subs []*submission) error {
+	g := &group{subs: subs}
+	began := r.cfg.Now()
+	err := r.cfg.Store.Update(context.Background(), func(tx core.Tx) error {
+		g.batch = Batch{}
+		for _, s := range subs {
+			s.outs, s.errs = make([]core.Output, len(s.inputs)), make([]error, len(s.inputs))
+			for i, in := range s.inputs {
+				out, err := r.engine.Apply(tx, began, in)
+				if core.Broken(err) {
+					return err
+				}
+				s.outs[i], s.errs[i] = out, err
+			}
+		}
+		return r.engine.Seal(tx)
+	})
+	if err != nil {
+		r.engine = r.cfg.Engine()
+		r.metrics.failed.Inc()
+		return core.Errorf(core.Unavailable, "not stored: %w", err)
+	}
+	r.metrics.commit(r.cfg.Now().Sub(began), subs)
+	r.out <- g
+	return nil
+}
+
+// publish hands groups to the live bridges in commit order, then answers.
+func (r *Runtime) publish() {
+	defer close(r.stopped)
+	for g := range r.out {
+		for _, s := range g.subs {
+			for i := range s.outs {
+				o := &s.outs[i]
+				if o.Event != nil && !o.Duplicate {
+					g.batch.Events = append(g.batch.Events, *o.Event)
+				}
+				g.batch.Items = append(g.batch.Items, o.Items...)
+				if o.Room != nil {
+					g.batch.Rooms = append(g.batch.Rooms, *o.Room)
+				}
+			}
+		}
+		for _, l := range r.live {
+			l.Publish(g.batch)
+		}
+		r.workers.wake(g)
+		for _, s := range g.subs {
+			close(s.done)
+		}
+	}
+}
