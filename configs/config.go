@@ -1,0 +1,180 @@
+// Package configs is what an operator may set: the default file, which is also
+// its documentation, the typed Config, and a strict loader.
+//
+// Nothing is guessed. A key that no field stands for stops the start with the
+// file and line where it was written, and so does a number where a unit is due.
+package configs
+
+import (
+	_ "embed"
+	"path/filepath"
+)
+
+// Default is the default configuration, with a comment for every key.
+//
+//go:embed default.yaml
+var Default []byte
+
+// A Config is everything an operator may set. default.yaml says what each key
+// means; the yaml tag of a field is its key.
+type Config struct {
+	Domain      string     `yaml:"domain"`
+	Network     string     `yaml:"network"`
+	DataDir     string     `yaml:"data_dir"`
+	KeyFile     string     `yaml:"key_file"`
+	Database    Database   `yaml:"database"`
+	Log         Log        `yaml:"log"`
+	HTTP        HTTP       `yaml:"http"`
+	IRC         IRC        `yaml:"irc"`
+	Matrix      []Matrix   `yaml:"matrix"`
+	Operators   []Operator `yaml:"operators"`
+	StopTimeout Duration   `yaml:"stop_timeout"`
+}
+
+// Database says where the log is kept.
+type Database struct {
+	URL     Secret `yaml:"url"`
+	URLFile string `yaml:"url_file"`
+}
+
+// Log says what is logged, and how.
+type Log struct {
+	Level  string `yaml:"level"`
+	Format string `yaml:"format"`
+}
+
+// HTTP is the one HTTP server: health, metrics, Matrix, WebSocket.
+type HTTP struct {
+	Address        string   `yaml:"address"`
+	CertFile       string   `yaml:"cert_file"`
+	KeyFile        string   `yaml:"key_file"`
+	Metrics        bool     `yaml:"metrics"`
+	HeaderTimeout  Duration `yaml:"header_timeout"`
+	RequestTimeout Duration `yaml:"request_timeout"`
+	IdleTimeout    Duration `yaml:"idle_timeout"`
+	MaxConnections int      `yaml:"max_connections"`
+}
+
+// IRC is the IRC listener.
+type IRC struct {
+	Listeners       []Listener `yaml:"listeners"`
+	WebSocket       bool       `yaml:"websocket"`
+	Origins         []string   `yaml:"origins"`
+	ServerName      string     `yaml:"server_name"`
+	MOTD            string     `yaml:"motd"`
+	MOTDFile        string     `yaml:"motd_file"`
+	Admin           string     `yaml:"admin"`
+	STS             Duration   `yaml:"sts"`
+	CloakSecretFile string     `yaml:"cloak_secret_file"`
+	Icon            string     `yaml:"icon"`
+	CaseMapping     string     `yaml:"case_mapping"`
+	CreateChannels  bool       `yaml:"create_channels"`
+	Accounts        Accounts   `yaml:"accounts"`
+	Limits          Limits     `yaml:"limits"`
+}
+
+// A Listener is one address where IRC clients connect.
+type Listener struct {
+	Name      string   `yaml:"name"`
+	Address   string   `yaml:"address"`
+	TLS       bool     `yaml:"tls"`
+	CertFile  string   `yaml:"cert_file"`
+	KeyFile   string   `yaml:"key_file"`
+	WebSocket bool     `yaml:"websocket"`
+	Origins   []string `yaml:"origins"`
+	Proxy     []string `yaml:"proxy"` // CIDRs
+}
+
+// Accounts says who may have an account, and how passwords are kept.
+type Accounts struct {
+	Registration bool `yaml:"registration"`
+	Required     bool `yaml:"required"`
+	MinPassword  int  `yaml:"min_password"`
+	Argon2Memory Size `yaml:"argon2_memory"`
+	Argon2Passes int  `yaml:"argon2_passes"`
+	Hashers      int  `yaml:"hashers"`
+}
+
+// Limits bounds what IRC clients may ask of the server.
+type Limits struct {
+	Connections         int      `yaml:"connections"`
+	PerAddress          int      `yaml:"per_address"`
+	ConnectBurst        int      `yaml:"connect_burst"`
+	ConnectInterval     Duration `yaml:"connect_interval"`
+	RegistrationTimeout Duration `yaml:"registration_timeout"`
+	PingInterval        Duration `yaml:"ping_interval"`
+	PingTimeout         Duration `yaml:"ping_timeout"`
+	CommandBurst        int      `yaml:"command_burst"`
+	CommandInterval     Duration `yaml:"command_interval"`
+	SendQueue           Size     `yaml:"send_queue"`
+	WriteTimeout        Duration `yaml:"write_timeout"`
+	Channels            int      `yaml:"channels"`
+	NickLength          int      `yaml:"nick_length"`
+	ChannelLength       int      `yaml:"channel_length"`
+	TopicLength         int      `yaml:"topic_length"`
+	KickLength          int      `yaml:"kick_length"`
+	AwayLength          int      `yaml:"away_length"`
+	Monitor             int      `yaml:"monitor"`
+	History             int      `yaml:"history"`
+	MultilineBytes      Size     `yaml:"multiline_bytes"`
+	MultilineLines      int      `yaml:"multiline_lines"`
+}
+
+// Matrix is one Matrix homeserver that we are an application service of.
+type Matrix struct {
+	Name           string   `yaml:"name"`
+	Server         string   `yaml:"server"`
+	URL            string   `yaml:"url"`
+	ListenURL      string   `yaml:"listen_url"`
+	ASToken        Secret   `yaml:"as_token"`
+	ASTokenFile    string   `yaml:"as_token_file"`
+	HSToken        Secret   `yaml:"hs_token"`
+	HSTokenFile    string   `yaml:"hs_token_file"`
+	ID             string   `yaml:"id"`
+	Bot            string   `yaml:"bot"`
+	GhostPrefix    string   `yaml:"ghost_prefix"`
+	MaxBody        Size     `yaml:"max_body"`
+	RequestTimeout Duration `yaml:"request_timeout"`
+	ExpireAfter    Duration `yaml:"expire_after"`
+}
+
+// An Operator is an account that may act as owner in every room.
+type Operator struct {
+	Name string `yaml:"name"`
+}
+
+// Path returns where name lies: as it is when absolute, else below data_dir; ""
+// stays "".
+func (c *Config) Path(name string) string {
+	if name == "" || filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(c.DataDir, name)
+}
+
+// fill puts the defaults of list entries, which default.yaml shows in comments.
+func (c *Config) fill() {
+	for i := range c.Matrix {
+		m := &c.Matrix[i]
+		setDefault(&m.ID, "isthmus")
+		setDefault(&m.Bot, "isthmus")
+		setDefault(&m.GhostPrefix, "isthmus_")
+		setDefault(&m.MaxBody, 16<<20)
+		setDefault(&m.RequestTimeout, Duration(30*second))
+		setDefault(&m.ExpireAfter, Duration(72*3600*second))
+		if m.ASToken == "" {
+			setDefault(&m.ASTokenFile, "matrix-"+m.Name+".as_token")
+		}
+		if m.HSToken == "" {
+			setDefault(&m.HSTokenFile, "matrix-"+m.Name+".hs_token")
+		}
+	}
+	setDefault(&c.IRC.ServerName, c.Domain)
+}
+
+func setDefault[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
+}
