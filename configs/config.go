@@ -28,6 +28,7 @@ type Config struct {
 	IRC         IRC        `yaml:"irc"`
 	Matrix      []Matrix   `yaml:"matrix"`
 	Operators   []Operator `yaml:"operators"`
+	ExpireAfter Duration   `yaml:"expire_after"`
 	StopTimeout Duration   `yaml:"stop_timeout"`
 }
 
@@ -135,7 +136,6 @@ type Matrix struct {
 	GhostPrefix    string   `yaml:"ghost_prefix"`
 	MaxBody        Size     `yaml:"max_body"`
 	RequestTimeout Duration `yaml:"request_timeout"`
-	ExpireAfter    Duration `yaml:"expire_after"`
 }
 
 // An Operator is an account that may act as owner in every room.
@@ -161,7 +161,6 @@ func (c *Config) fill() {
 		setDefault(&m.GhostPrefix, "isthmus_")
 		setDefault(&m.MaxBody, 16<<20)
 		setDefault(&m.RequestTimeout, Duration(30*second))
-		setDefault(&m.ExpireAfter, Duration(72*3600*second))
 		if m.ASToken == "" {
 			setDefault(&m.ASTokenFile, "matrix-"+m.Name+".as_token")
 		}

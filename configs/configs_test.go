@@ -99,12 +99,12 @@ func TestExampleEntries(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, line := range []string{"#   id: " + c.Matrix[0].ID, "#   bot: " + c.Matrix[0].Bot, "#   ghost_prefix: " + c.Matrix[0].GhostPrefix,
-		"#   as_token_file: " + c.Matrix[0].ASTokenFile, "#   request_timeout: 30s", "#   expire_after: 72h"} {
+		"#   as_token_file: " + c.Matrix[0].ASTokenFile, "#   request_timeout: 30s"} {
 		if !strings.Contains(string(Default), "\n"+line) {
 			t.Errorf("default.yaml does not show %q", line)
 		}
 	}
-	if c.Matrix[0].ExpireAfter != Duration(72*time.Hour) || c.Matrix[0].MaxBody != 16<<20 {
+	if c.Matrix[0].RequestTimeout != Duration(30*time.Second) || c.Matrix[0].MaxBody != 16<<20 {
 		t.Errorf("defaults of an entry: %+v", c.Matrix[0])
 	}
 }

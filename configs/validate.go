@@ -69,6 +69,7 @@ func (c *Config) Validate() error {
 	k.is(u == "" || strings.HasPrefix(u, "postgres://") || strings.HasPrefix(u, "postgresql://") || strings.HasPrefix(u, "sqlite:"),
 		"database.url", "must be empty for SQLite, or begin with postgres://")
 	k.is(c.StopTimeout > 0, "stop_timeout", "must be more than 0s")
+	k.is(c.ExpireAfter > 0, "expire_after", "must be more than 0s")
 	c.checkHTTP(k)
 	c.checkIRC(k)
 	c.checkLimits(k)
@@ -158,6 +159,5 @@ func (c *Config) checkMatrix(k *checker) {
 		k.is(nameForm.MatchString(m.GhostPrefix), key+".ghost_prefix", "%q is not the beginning of a Matrix localpart", m.GhostPrefix)
 		k.is(m.MaxBody >= 1<<20, key+".max_body", "must be at least 1MiB: a transaction may hold that much")
 		k.is(m.RequestTimeout > 0, key+".request_timeout", "must be more than 0s")
-		k.is(m.ExpireAfter > 0, key+".expire_after", "must be more than 0s")
 	}
 }

@@ -30,7 +30,9 @@ func (d *Duration) UnmarshalText(b []byte) error {
 }
 
 // UnmarshalYAML reads the scalar as it was written, so that a number is refused.
-func (d *Duration) UnmarshalYAML(n *yaml.Node) error { return atLine(n, d.UnmarshalText([]byte(n.Value))) }
+func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
+	return atLine(n, d.UnmarshalText([]byte(n.Value)))
+}
 
 // MarshalText writes the duration with its units.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
