@@ -96,15 +96,13 @@ func (e *Engine) putLink(tx Tx, in PutLink) (Output, error) {
 	if !known && len(links) >= MaxLinks {
 		return Output{}, Errorf(TooLarge, "more than %d links", MaxLinks)
 	}
-	if !known {
-		if err := e.startCursors(tx, r, l.ID); err != nil {
-			return Output{}, err
-		}
-	}
 	if err := tx.PutLink(l); err != nil {
 		return Output{}, asBroken(err)
 	}
-	return Output{Link: &l}, nil
+	if !known {
+		err = e.startCursors(tx, r, l.ID)
+	}
+	return Output{Link: &l}, err
 }
 
 // startCursors begins a new link at the room's present: what was said before
