@@ -27,7 +27,7 @@ func benchFanout(t *testing.T, ps []peer, r *report) {
 // leaves the window when on average all receivers have it, so none is sent
 // before those 16 earlier are through.
 func fanout(t *testing.T, p peer, receivers int, caps string) map[string]float64 {
-	s := start(t, p, nil)
+	s := start(t, p, setup{})
 	l, err := newLoop()
 	if err != nil {
 		t.Fatal(err)

@@ -20,7 +20,7 @@ func benchIdle(t *testing.T, ps []peer, r *report) {
 }
 
 func idle(t *testing.T, p peer) map[string]float64 {
-	s := start(t, p, nil)
+	s := start(t, p, setup{})
 	l, err := newLoop()
 	if err != nil {
 		t.Fatal(err)

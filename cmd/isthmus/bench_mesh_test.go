@@ -26,7 +26,7 @@ func benchMesh(t *testing.T, ps []peer, r *report) {
 }
 
 func mesh(t *testing.T, p peer) map[string]float64 {
-	s := start(t, p, nil)
+	s := start(t, p, setup{})
 	l, err := newLoop()
 	if err != nil {
 		t.Fatal(err)

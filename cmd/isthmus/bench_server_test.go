@@ -54,14 +54,20 @@ type server struct {
 	gone chan struct{}
 }
 
+// A setup is what one measure wants of a server.
+type setup struct {
+	sink   string           // URL of a Matrix homeserver, "" for none
+	before func(dir string) // puts files into its directory before it starts
+}
+
 // start runs p on free ports with a directory of its own, and waits until it
 // accepts connections. The test fails if the server is not installed.
-func start(t testing.TB, p peer, extra map[string]string) *server {
+func start(t testing.TB, p peer, o setup) *server {
 	t.Helper()
 	s := &server{peer: p, port: freePort(t), http: freePort(t), dir: t.TempDir(), gone: make(chan struct{})}
-	vars := map[string]any{"Dir": s.dir, "Port": s.port, "HTTP": s.http, "Config": filepath.Join(s.dir, p.config)}
-	for k, v := range extra {
-		vars[k] = v
+	vars := map[string]any{"Dir": s.dir, "Port": s.port, "HTTP": s.http, "Config": filepath.Join(s.dir, p.config), "Sink": o.sink}
+	if o.before != nil {
+		o.before(s.dir)
 	}
 	text, err := benchFiles.ReadFile("testdata/bench/" + p.config)
 	if err != nil {

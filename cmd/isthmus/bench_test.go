@@ -63,6 +63,11 @@ var measures = []measure{
 	{"fanout", benchFanout},
 	{"mesh", benchMesh},
 	{"idle", benchIdle},
+	{"history", benchHistory},
+	{"login", benchLogin},
+	{"converter", benchConverter},
+	{"engine", benchEngine},
+	{"matrix", benchMatrix},
 }
 
 func chosen(t *testing.T) []peer {
@@ -81,6 +86,15 @@ func chosen(t *testing.T) []peer {
 		}
 	}
 	return ps
+}
+
+// ours is the entry of our own server, for measures that the peers cannot do.
+func ours(t *testing.T, ps []peer) peer {
+	t.Helper()
+	if len(ps) == 0 || ps[0].name != "isthmus" {
+		t.Fatal("needs isthmus among BENCH_SERVERS")
+	}
+	return ps[0]
 }
 
 func raiseFiles(t *testing.T) {
