@@ -1,8 +1,10 @@
 package converter
 
 import (
+	"encoding/binary"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/isthmus-chat/isthmus/core"
 )
@@ -15,7 +17,7 @@ type IRC struct {
 	MaxLines int
 	// Reactions tells plain clients of reactions in a line; the default is not to.
 	Reactions bool
-	// PlainColours leaves formatting codes in the lines for plain clients out.
+	// StripFormatting leaves formatting codes out of all lines.
 	StripFormatting bool
 }
 
@@ -112,38 +114,138 @@ func (IRC) Inbound(m IRCMessage, names Names) (core.Envelope, error) {
 }
 
 func ircContent(c *Content, m *IRCMessage, names Names) error {
-	var b strings.Builder
-	for i, l := range m.Lines {
-		if i > 0 && !l.Concat {
-			b.WriteByte('\n')
+	switch {
+	case m.React != "":
+		return c.react(m.ReplyTo, m.React, names)
+	case m.Unreact != "":
+		id, ok := names.Reaction(m.ReplyTo, m.Sender, reactionKey(m.Unreact))
+		if !ok {
+			return core.Errorf(core.NotFound, "no reaction to take back")
 		}
-		b.WriteString(l.Text)
+		e, ok := names.Event(id)
+		if !ok || e.Sender != m.Sender {
+			return core.Errorf(core.NotFound, "no reaction to take back")
+		}
+		return c.unreact(e)
 	}
-	c.Part = Part{Disposition: DispositionRender, Cardinality: SinglePart, Type: TypePlain, Body: []byte(b.String())}
+	text, emote, err := ircText(m.Lines)
+	if err != nil {
+		return err
+	}
+	switch {
+	case emote:
+		c.Kind = KindEmote
+	case m.Notice:
+		c.Kind = KindNotice
+	}
+	if !m.ReplyTo.IsZero() {
+		if target, ok := c.refer(m.ReplyTo, names); ok { // unknown: the text still counts
+			if old, err := ContentOf(target); err == nil {
+				c.Topic = old.Topic
+			}
+		}
+	}
+	c.Part = ircPart(text, names)
+	if c.Part.Cardinality == NullPart {
+		return core.Errorf(core.Invalid, "no text to send")
+	}
 	return nil
 }
 
-func ircSalt(m *IRCMessage) [16]byte {
-	return NewSalt(m.Seed)
-}
-
-// Outbound returns what an event is on IRC and what is lost by it. Sealed and
-// state events (membership, topic, modes: the listener reads the Control) are
-// IRCNone; unreadable content is Unsupported or Invalid.
-func (x IRC) Outbound(e *core.Event, names Names) (IRCOut, []core.Loss, error) {
-	c, err := ContentOf(e)
-	if err != nil {
-		return IRCOut{}, nil, err
+// ircText joins lines and unwraps a CTCP ACTION.
+func ircText(lines []IRCLine) (text string, emote bool, err error) {
+	if len(lines) == 0 || len(lines) > MaxIRCLines {
+		return "", false, core.Errorf(core.Invalid, "a message has one to %d lines", MaxIRCLines)
 	}
-	lines := strings.Split(string(c.Part.Body), "\n")
-	return IRCOut{Kind: IRCPrivmsg, Lines: lines, Plain: lines}, nil, nil
+	const ctcp, action = "\x01", "\x01ACTION "
+	size := 0
+	for i := range lines {
+		t := lines[i].Text
+		size += len(t) + 1
+		if strings.IndexByte(t, '\n') >= 0 || strings.IndexByte(t, '\r') >= 0 || strings.IndexByte(t, 0) >= 0 {
+			return "", false, core.Errorf(core.Invalid, "CR, LF or NUL inside a line")
+		}
+		if !utf8.ValidString(t) {
+			return "", false, core.Errorf(core.Invalid, "text is not UTF-8")
+		}
+	}
+	if size > maxIRCText {
+		return "", false, core.Errorf(core.TooLarge, "message over %d octets", maxIRCText)
+	}
+	first := lines[0].Text
+	if strings.HasPrefix(first, ctcp) {
+		if !strings.HasPrefix(first, action) {
+			return "", false, core.Errorf(core.Unsupported, "CTCP other than ACTION does not cross")
+		}
+		first, emote = strings.TrimSuffix(first[len(action):], ctcp), true
+	}
+	if len(lines) == 1 {
+		return first, emote, nil
+	}
+	var b strings.Builder
+	b.Grow(size)
+	b.WriteString(first)
+	for _, l := range lines[1:] {
+		if !l.Concat {
+			b.WriteByte('\n')
+		}
+		if emote { // every line of a long ACTION has its own wrapper
+			l.Text = strings.TrimSuffix(strings.TrimPrefix(l.Text, action), ctcp)
+		}
+		b.WriteString(l.Text)
+	}
+	return b.String(), emote, nil
 }
 
-// SplitLine cuts text into parts of at most room octets, on code point
-// boundaries, after the last blank in the final fifth where there is one, and
-// inside no grapheme cluster where it can be avoided. Formatting that is open
-// at a cut is opened again in the next part. Joined, and without those repeated
-// codes, the parts are the text. room below 16 counts as 16.
-func SplitLine(text string, room int) []string {
-	return []string{text}
+// ircPart returns text with formatting codes as a part; a NullPart if nothing
+// is left of it.
+func ircPart(text string, names Names) Part {
+	text = clean(text, true)
+	to, user, mention := addressee(text, names)
+	if !mention && !hasCodes(text) {
+		if strings.TrimSpace(text) == "" {
+			return Part{}
+		}
+		return Part{Disposition: DispositionRender, Cardinality: SinglePart, Type: TypePlain, Body: []byte(text)}
+	}
+	var d doc
+	for i, l := range strings.Split(text, "\n") {
+		spans := parseMIRC(l)
+		if i == 0 && mention && len(spans) > 0 && strings.HasPrefix(spans[0].text, to) {
+			first := spans[0]
+			first.text = first.text[len(to):]
+			spans = append([]span{{text: to, link: safeLink(string(user))}, first}, spans[1:]...)
+		}
+		d = append(d, line{spans: spans})
+	}
+	if d = d.normal(); len(d) == 0 || strings.TrimSpace(d.text()) == "" {
+		return Part{}
+	}
+	return docPart(d)
+}
+
+// addressee returns the nick that a line is addressed to ("nick: text"), if it
+// is somebody's: the only form in which a nick is surely not a word.
+func addressee(text string, names Names) (nick string, user core.UserURI, ok bool) {
+	i := strings.IndexAny(text[:min(len(text), 64)], ":, \n")
+	if i < 1 || i+1 >= len(text) || text[i] != ':' && text[i] != ',' || text[i+1] != ' ' {
+		return "", "", false
+	}
+	user, ok = names.User(text[:i])
+	return text[:i], user, ok && safeLink(string(user)) != ""
+}
+
+func ircSalt(m *IRCMessage) [16]byte {
+	if len(m.Seed) > 0 {
+		return NewSalt(m.Seed)
+	}
+	seed := make([]byte, 0, 256)
+	seed = append(append(seed, m.Origin.Network...), 0)
+	seed = append(append(seed, m.Origin.ID...), 0)
+	seed = append(append(seed, m.Sender...), 0)
+	seed = binary.BigEndian.AppendUint64(seed, uint64(m.Sent.UnixNano()))
+	for _, l := range m.Lines {
+		seed = append(append(seed, l.Text...), 0)
+	}
+	return NewSalt(seed)
 }
