@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// house is the import table of docs/ARCHITECTURE.md: each package, and what it
+// importTable is that of docs/ARCHITECTURE.md: each package, and what it
 // may import of ours. A package that is not here does not exist.
-var house = map[string][]string{
+var importTable = map[string][]string{
 	"mls":            {"mls/internal/codec", "mls/internal/hpke", "mls/internal/suite"},
 	"mls/group":      {"mls", "mls/internal/codec", "mls/internal/hpke", "mls/internal/suite", "mls/internal/secret"},
 	"core":           {"mls"},
@@ -89,7 +89,7 @@ func imports(s source) []string {
 
 func TestArchImportTable(t *testing.T) {
 	for _, s := range sources(t) {
-		allowed, known := house[s.pkg]
+		allowed, known := importTable[s.pkg]
 		if !known {
 			t.Errorf("%s: package %q is not in the import table", s.file, s.pkg)
 			continue
@@ -164,12 +164,12 @@ func TestArchTopLevel(t *testing.T) {
 
 // The rules above are only worth something if they see what they forbid.
 func TestArchSeesViolations(t *testing.T) {
-	if slices.Contains(house["bridges/irc"], "mls/group") || slices.Contains(house["store"], "mls") || slices.Contains(house["converter"], "mls/group") {
+	if slices.Contains(importTable["bridges/irc"], "mls/group") || slices.Contains(importTable["store"], "mls") || slices.Contains(importTable["converter"], "mls/group") {
 		t.Error("a bridge, converter or store could decrypt")
 	}
-	for pkg, allowed := range house {
+	for pkg, allowed := range importTable {
 		for _, a := range allowed {
-			if _, ok := house[a]; !ok && a != "*" {
+			if _, ok := importTable[a]; !ok && a != "*" {
 				t.Errorf("%s may import %s, which is not in the table", pkg, a)
 			}
 			if a == "cmd/isthmus" {
@@ -178,10 +178,10 @@ func TestArchSeesViolations(t *testing.T) {
 		}
 	}
 	for _, p := range pure {
-		if _, ok := house[p]; !ok {
+		if _, ok := importTable[p]; !ok {
 			t.Errorf("pure package %s is not in the table", p)
 		}
-		for _, a := range house[p] {
+		for _, a := range importTable[p] {
 			if !slices.Contains(pure, a) && !strings.HasPrefix(a, "mls/internal/") {
 				t.Errorf("pure package %s may import %s, which is not pure", p, a)
 			}

@@ -49,15 +49,21 @@ func run(args, environ []string, in io.Reader, out, errOut io.Writer) int {
 	return c.exitCode(err)
 }
 
+// A usageError is a command line that cobra takes and a command does not.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return e.text }
+
 // errSaid is returned by a command that failed and has told why already.
 var errSaid = errors.New("said")
 
 func (c *cli) exitCode(err error) int {
 	_, badConfig := errors.AsType[*configs.Error](err)
+	_, badUsage := errors.AsType[*usageError](err)
 	switch {
 	case err == nil:
 		return exitOK
-	case !c.started:
+	case !c.started || badUsage:
 		return exitUsage
 	case badConfig:
 		return exitConfig
@@ -112,8 +118,8 @@ func (c *cli) root() *cobra.Command {
 	f.StringVar(&c.configFile, "config", "", "configuration `file` (default isthmus.yaml if it exists, else the built-in default)")
 	f.StringVar(&c.dataDir, "data", "", "data `directory`, instead of data_dir")
 	f.BoolVar(&c.json, "json", false, "write JSON")
-	root.AddCommand(c.versionCommand(), c.initCommand())
-	root.CompletionOptions.DisableDescriptions = false
+	root.AddCommand(c.initCommand(), c.serveCommand(), c.checkCommand(), c.roomCommand(), c.linkCommand(), c.accountCommand(),
+		c.registrationCommand(), c.backupCommand(), c.migrateCommand(), c.versionCommand())
 	return root
 }
 

@@ -176,7 +176,7 @@ func TestTidyNames(t *testing.T) {
 			t.Errorf("%s: package name %s says nothing", s.file, s.ast.Name.Name)
 		}
 		if strings.Contains(s.pkg, "internal") {
-			if _, ok := house[s.pkg]; !ok {
+			if _, ok := importTable[s.pkg]; !ok {
 				t.Errorf("%s: internal only for what the import table names", s.file)
 			}
 		}

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/isthmus-chat/isthmus/bridges"
+	"github.com/isthmus-chat/isthmus/configs"
+	"github.com/isthmus-chat/isthmus/core"
+	"github.com/isthmus-chat/isthmus/store"
+)
+
+// databaseFile is the SQLite database in the data directory.
+const databaseFile = "isthmus.db"
+
+// A house is an open homeserver: its store and the runtime over it. With no
+// bridges it serves one command; with them it is the server.
+type house struct {
+	cfg  *configs.Config
+	log  *slog.Logger
+	db   *store.DB
+	reg  *prometheus.Registry
+	rt   *bridges.Runtime
+	nets *networks
+}
+
+// storeOptions says where cfg's database is.
+func storeOptions(cfg *configs.Config, log *slog.Logger) (store.Options, error) {
+	url, err := cfg.DatabaseURL()
+	if err != nil {
+		return store.Options{}, err
+	}
+	if url == "" {
+		url = configs.Secret("sqlite:" + filepath.Join(cfg.DataDir, databaseFile))
+	}
+	return store.Options{URL: url.Reveal(), Homeserver: cfg.Domain, Log: log}, nil
+}
+
+// openHouse opens the store, which takes its lock, and prepares the runtime with
+// the bridges of nets, nil for none.
+func openHouse(ctx context.Context, cfg *configs.Config, log *slog.Logger, nets *networks) (*house, error) {
+	key, err := readKey(cfg)
+	if err != nil {
+		return nil, err
+	}
+	o, err := storeOptions(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	h := &house{cfg: cfg, log: log, reg: prometheus.NewRegistry(), nets: nets}
+	if h.db, err = store.Open(ctx, o); err != nil {
+		return nil, err
+	}
+	h.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	var bs []bridges.Bridge
+	if nets != nil {
+		if bs, err = nets.open(h.reg, log); err != nil {
+			h.db.Close()
+			return nil, err
+		}
+	}
+	h.rt = bridges.NewRuntime(bridges.RuntimeConfig{
+		Store:      h.db,
+		Engine:     func() *core.Engine { return newEngine(cfg.Domain, key) },
+		Bridges:    bs,
+		Log:        log,
+		Registerer: h.reg,
+		Holder:     newLinkID(),
+		MaxAge:     time.Duration(cfg.ExpireAfter),
+	})
+	return h, nil
+}
+
+func newEngine(domain string, key ed25519.PrivateKey) *core.Engine {
+	return core.NewEngine(core.Config{Homeserver: domain, Key: key})
+}
+
+// admin returns what carries out the operator's commands on h.
+func (h *house) admin() *admin {
+	a := &admin{gw: h.rt, domain: h.cfg.Domain, fold: channelFold(h.cfg), backup: h.db.Backup,
+		passwords: passwords(h.cfg), started: time.Now(), now: time.Now}
+	if h.nets != nil {
+		a.place, a.caps = h.nets.place, h.nets.caps()
+	} else {
+		a.caps = capsOf(h.cfg)
+	}
+	return a
+}
+
+// open returns a caller for one command: to the server that runs on the data
+// directory, or to the store itself if none does.
+func (c *cli) open(ctx context.Context) (caller, error) {
+	cfg, err := c.config()
+	if err != nil {
+		return nil, err
+	}
+	if r := dialControl(cfg.DataDir); r != nil {
+		return r, nil
+	}
+	if _, err := os.Stat(cfg.Path(cfg.KeyFile)); err != nil {
+		return nil, core.Errorf(core.NotFound, "there is no homeserver in %s: `isthmus init` or `isthmus serve` makes one", cfg.DataDir)
+	}
+	h, err := openHouse(ctx, cfg, slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		return nil, err
+	}
+	runCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan error, 1)
+	go func() { done <- h.rt.Run(runCtx) }()
+	return &local{h.admin(), func() error {
+		stop()
+		<-done
+		return h.db.Close()
+	}}, nil
+}
+
+// do performs one operation and shows the answer.
+func do[Resp any](c *cli, ctx context.Context, name string, req any, text func(io.Writer, Resp)) error {
+	conn, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	var resp Resp
+	err = conn.call(ctx, name, req, &resp)
+	if cerr := conn.close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return c.show(resp, func(w io.Writer) { text(w, resp) })
+}

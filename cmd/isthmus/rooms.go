@@ -1,0 +1,153 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func (c *cli) roomCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "room", Short: "list, create and show rooms", Args: cobra.NoArgs, RunE: needsSubcommand}
+	cmd.AddCommand(
+		&cobra.Command{
+			Use: "list", Short: "list the rooms", Args: cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				return do(c, cmd.Context(), "room.list", nothing{}, printRooms)
+			},
+		},
+		c.roomCreateCommand(),
+		&cobra.Command{
+			Use: "show ROOM", Short: "show one room and its links", Args: cobra.ExactArgs(1),
+			Example: "  isthmus room show '#lobby'",
+			RunE: func(cmd *cobra.Command, args []string) error {
+				return do(c, cmd.Context(), "room.show", roomRef{args[0]}, printRoom)
+			},
+		},
+	)
+	return cmd
+}
+
+func (c *cli) roomCreateCommand() *cobra.Command {
+	var req roomCreate
+	cmd := &cobra.Command{
+		Use: "create ROOM", Short: "create a Channel: a room that is not end-to-end encrypted", Args: cobra.ExactArgs(1),
+		Example: "  isthmus room create '#lobby' --topic 'Say hello'",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req.Room = args[0]
+			return do(c, cmd.Context(), "room.create", req, func(w io.Writer, r roomInfo) {
+				fmt.Fprintf(w, "Created %s (%s).\n", r.Name, r.Room)
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&req.Topic, "topic", "", "the topic")
+	f.StringVar(&req.Owner, "owner", "", "`account` that owns the room")
+	f.BoolVar(&req.Policy.Moderated, "moderated", false, "only members with voice speak (+m)")
+	f.BoolVar(&req.Policy.InviteOnly, "invite-only", false, "only the invited join (+i)")
+	f.BoolVar(&req.Policy.TopicLock, "topic-lock", true, "only operators change the topic (+t)")
+	f.BoolVar(&req.Policy.Secret, "secret", false, "not listed to those outside (+s)")
+	f.BoolVar(&req.Policy.Registered, "registered", false, "only users with an account join (+R)")
+	return cmd
+}
+
+func printRooms(w io.Writer, l roomList) {
+	if len(l.Rooms) == 0 {
+		fmt.Fprintln(w, "No rooms yet: join a channel with an IRC client, or use `isthmus room create`.")
+		return
+	}
+	fmt.Fprintln(w, "ROOM\tKIND\tJOINED\tEVENTS\tLINKS\tTOPIC")
+	for _, r := range l.Rooms {
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%s\n", r.Name, r.Kind, r.Joined, r.Events, len(r.Links), clip(r.Topic))
+	}
+	if l.More {
+		fmt.Fprintf(w, "Only the first %d are listed.\n", len(l.Rooms))
+	}
+}
+
+func printRoom(w io.Writer, r roomInfo) {
+	fmt.Fprintf(w, "Room\t%s\nAddress\t%s\nKind\t%s\nTopic\t%s\nJoined\t%d\nEvents\t%d\nCreated\t%s\n",
+		r.Name, r.Room, r.Kind, clip(r.Topic), r.Joined, r.Events, r.Created.UTC().Format("2006-01-02 15:04:05"))
+	for _, l := range r.Links {
+		fmt.Fprintf(w, "Link\t%s to %s on %s\n", l.ID, l.Place, l.Network)
+	}
+}
+
+// clip shortens a text for a column of a table and keeps it on its line: it was
+// written by a user, and the reader is a terminal.
+func clip(s string) string {
+	const most = 60
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r >= 0x7f && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, s)
+	if rs := []rune(s); len(rs) > most {
+		return string(rs[:most-1]) + "…"
+	}
+	return s
+}
+
+func (c *cli) linkCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "link", Short: "link rooms to other networks", Args: cobra.NoArgs, RunE: needsSubcommand}
+	var req linkAdd
+	add := &cobra.Command{
+		Use: "add ROOM [PLACE]", Short: "link a room to a place on a network; without PLACE, make one there",
+		Example: "  isthmus link add '#lobby' '!abcdef:example.org'\n  isthmus link add '#lobby' --network matrix:example.org",
+		Args:    cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req.Room = args[0]
+			if len(args) == 2 {
+				req.Place = args[1]
+			}
+			return do(c, cmd.Context(), "link.add", req, func(w io.Writer, l linkInfo) {
+				fmt.Fprintf(w, "Linked %s to %s on %s as %s.\n", req.Room, l.Place, l.Network, l.ID)
+			})
+		},
+	}
+	add.Flags().StringVar(&req.Network, "network", "", "`network` to link to; not needed if there is one only")
+	add.Flags().StringVar(&req.Owner, "owner", "", "who asked for the link")
+	add.Flags().BoolVar(&req.Mirror, "mirror", false, "users appear there when they join, not when they first speak")
+	cmd.AddCommand(add,
+		&cobra.Command{
+			Use: "list", Short: "list the links and what they carried", Args: cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				return do(c, cmd.Context(), "link.list", nothing{}, printLinks)
+			},
+		},
+		&cobra.Command{
+			Use: "remove LINK", Short: "end a link", Args: cobra.ExactArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				return do(c, cmd.Context(), "link.remove", linkRef{args[0]}, func(w io.Writer, l linkInfo) {
+					fmt.Fprintf(w, "Removed link %s to %s.\n", l.ID, l.Place)
+				})
+			},
+		})
+	return cmd
+}
+
+func printLinks(w io.Writer, l linkList) {
+	if len(l.Links) == 0 {
+		fmt.Fprintln(w, "No links yet: `isthmus link add` makes one.")
+		return
+	}
+	fmt.Fprintln(w, "LINK\tROOM\tNETWORK\tPLACE\tDELIVERED\tREFUSED\tEXPIRED\tWAITING\tSTATE")
+	for _, x := range l.Links {
+		state := "running"
+		if x.Paused != "" {
+			state = "paused: " + clip(x.Paused)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\n", x.ID, "#"+x.Room.Local(), x.Network, x.Place, x.Delivered, x.Refused, x.Expired, x.Waiting, state)
+	}
+}
+
+// needsSubcommand refuses a command that only groups others.
+func needsSubcommand(cmd *cobra.Command, _ []string) error {
+	var names []string
+	for _, s := range cmd.Commands() {
+		names = append(names, s.Name())
+	}
+	return &usageError{fmt.Sprintf("%s needs one of: %s", cmd.CommandPath(), strings.Join(names, ", "))}
+}
