@@ -41,22 +41,28 @@ func problem(format string, args ...any) error {
 // ("NAME=value") that begin with ISTHMUS_, then applies set, and checks the
 // whole. Every failure is an *Error.
 func Load(file string, environ []string, set ...func(*Config)) (*Config, error) {
+	if file == "" {
+		return Parse("", nil, environ, set...)
+	}
+	text, err := readBounded(file)
+	if err != nil {
+		return nil, problem("%s: %v", file, reason(err))
+	}
+	return Parse(file, text, environ, set...)
+}
+
+// Parse is Load of a text that stands, or will stand, in file.
+func Parse(file string, text []byte, environ []string, set ...func(*Config)) (*Config, error) {
 	v := viper.New()
 	v.SetConfigType("yaml")
 	if err := v.ReadConfig(bytes.NewReader(Default)); err != nil {
 		return nil, problem("default.yaml: %v", err)
 	}
-	if file != "" {
-		text, err := readBounded(file)
-		if err != nil {
-			return nil, problem("%s: %v", file, reason(err))
-		}
-		if err := Check(file, text); err != nil {
-			return nil, err
-		}
-		if err := v.MergeConfig(bytes.NewReader(text)); err != nil {
-			return nil, problem("%s: %v", file, err)
-		}
+	if err := Check(file, text); err != nil {
+		return nil, err
+	}
+	if err := v.MergeConfig(bytes.NewReader(text)); err != nil {
+		return nil, problem("%s: %v", file, err)
 	}
 	if err := overlay(v, environ); err != nil {
 		return nil, err
