@@ -9,8 +9,8 @@ import (
 // Matrix converts between normal form and Matrix room events (specification
 // v1.19). The zero value is ready.
 type Matrix struct {
-	// Homeserver is our own domain: it tells our origin mark from another
-	// gateway's. May be empty.
+	// Homeserver is our own domain: it stands in the origin mark of what we
+	// send. May be empty.
 	Homeserver string
 }
 
@@ -39,25 +39,55 @@ type MatrixOut struct {
 	Redacts  string  // event ID, for m.room.redaction only: PUT …/redact
 }
 
+// The content key by which gateways recognise each other's events.
+const keyOrigin = "chat.isthmus.origin"
+
 // MatrixOrigin returns the mark of a gateway in a message's content
 // ("chat.isthmus.origin"): whose event it was before it came to Matrix.
 // Anybody can write one, so it may only ever stop a relay, never allow one.
 func MatrixOrigin(content []byte) (homeserver string, network core.Network, id string, ok bool) {
-	return "", "", "", false
+	v, err := parseJSON(content)
+	if err != nil {
+		return "", "", "", false
+	}
+	return originOf(v)
 }
 
-// Inbound returns the envelopes of an event: one, or for m.room.power_levels
-// one per changed role, each with its own origin ID. Encrypted events and
-// unknown types without a text are Unsupported, wrong shapes Invalid, more
-// than a bound TooLarge; a redaction of what is not known is NotFound. No
-// envelopes and no error mean that the event changes nothing here.
-func (x Matrix) Inbound(m MatrixEvent, names Names) ([]core.Envelope, error) {
-	return nil, core.Errorf(core.Unsupported, "event type %q", m.Type)
+func originOf(v value) (homeserver string, network core.Network, id string, ok bool) {
+	o := v.get(keyOrigin)
+	homeserver, id = o.get("homeserver").str(), o.get("id").str()
+	network = core.Network(o.get("network").str())
+	ok = network != "" && id != "" && len(network) <= core.MaxName && len(id) <= core.MaxOriginID &&
+		oneLine(string(network)) == string(network)
+	return homeserver, network, id, ok
 }
 
-// Outbound returns what to send for an event, in order, and what is lost by
-// it. Membership (join, leave, kick, ban, invite, profile) returns nothing: the
-// bridge acts on the Control itself. Sealed events are Unsupported.
-func (x Matrix) Outbound(e *core.Event, names Names) ([]MatrixOut, []core.Loss, error) {
-	return nil, nil, nil
+// Levels of the roles: Matrix has numbers, we have names. A level between two
+// rows has the role of the lower one.
+var roleLevels = [...]struct {
+	role  core.Role
+	level int64
+}{
+	{core.RoleOwner, 100}, {core.RoleAdmin, 75}, {core.RoleOperator, 50}, {core.RoleHalfop, 25}, {core.RoleVoice, 10},
+	{core.RoleMember, 0},
+}
+
+// RoleOfLevel returns the role that a power level stands for.
+func RoleOfLevel(level int64) core.Role {
+	for _, r := range roleLevels {
+		if level >= r.level {
+			return r.role
+		}
+	}
+	return core.RoleNone
+}
+
+// LevelOfRole returns the power level that stands for a role.
+func LevelOfRole(role core.Role) int64 {
+	for _, r := range roleLevels {
+		if role == r.role {
+			return r.level
+		}
+	}
+	return 0
 }

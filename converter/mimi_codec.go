@@ -186,7 +186,7 @@ func ParseContent(b []byte) (Content, error) {
 	if r.array() != contentFields {
 		r.fail("content is not an array of seven")
 	}
-	if salt := r.bytes(16); len(salt) == 16 {
+	if salt := r.bytes(maxText); len(salt) == 16 {
 		c.Salt = [16]byte(salt)
 	} else {
 		r.fail("salt is not 16 octets")
@@ -324,7 +324,7 @@ func (r *cborReader) id() ID {
 	if r.null() {
 		return ID{}
 	}
-	s := r.bytes(32)
+	s := r.bytes(maxText)
 	if len(s) != 32 || s[0] != 0x01 {
 		r.fail("not a message ID")
 		return ID{}
@@ -376,7 +376,7 @@ func (r *cborReader) extension(c *Content, key []byte) {
 	case len(key) == 1 && key[0] == 2:
 		c.RoomURI = string(r.text(core.MaxURI))
 	case string(key) == "\x70"+keyRef:
-		if s := r.bytes(16); len(s) == 16 && core.EventID(s) != (core.EventID{}) {
+		if s := r.bytes(maxText); len(s) == 16 && core.EventID(s) != (core.EventID{}) {
 			c.Ref = core.EventID(s)
 		} else {
 			r.fail("reference is not an event ID")
