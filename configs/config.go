@@ -18,18 +18,17 @@ var Default []byte
 // A Config is everything an operator may set. default.yaml says what each key
 // means; the yaml tag of a field is its key.
 type Config struct {
-	Domain      string     `yaml:"domain"`
-	Network     string     `yaml:"network"`
-	DataDir     string     `yaml:"data_dir"`
-	KeyFile     string     `yaml:"key_file"`
-	Database    Database   `yaml:"database"`
-	Log         Log        `yaml:"log"`
-	HTTP        HTTP       `yaml:"http"`
-	IRC         IRC        `yaml:"irc"`
-	Matrix      []Matrix   `yaml:"matrix"`
-	Operators   []Operator `yaml:"operators"`
-	ExpireAfter Duration   `yaml:"expire_after"`
-	StopTimeout Duration   `yaml:"stop_timeout"`
+	Domain      string   `yaml:"domain"`
+	Network     string   `yaml:"network"`
+	DataDir     string   `yaml:"data_dir"`
+	KeyFile     string   `yaml:"key_file"`
+	Database    Database `yaml:"database"`
+	Log         Log      `yaml:"log"`
+	HTTP        HTTP     `yaml:"http"`
+	IRC         IRC      `yaml:"irc"`
+	Matrix      []Matrix `yaml:"matrix"`
+	ExpireAfter Duration `yaml:"expire_after"`
+	StopTimeout Duration `yaml:"stop_timeout"`
 }
 
 // Database says where the log is kept.
@@ -61,6 +60,8 @@ type IRC struct {
 	Listeners       []Listener `yaml:"listeners"`
 	WebSocket       bool       `yaml:"websocket"`
 	Origins         []string   `yaml:"origins"`
+	Forwarded       []string   `yaml:"forwarded"` // CIDRs
+	WebIRC          []WebIRC   `yaml:"webirc"`
 	ServerName      string     `yaml:"server_name"`
 	MOTD            string     `yaml:"motd"`
 	MOTDFile        string     `yaml:"motd_file"`
@@ -69,7 +70,11 @@ type IRC struct {
 	CloakSecretFile string     `yaml:"cloak_secret_file"`
 	Icon            string     `yaml:"icon"`
 	CaseMapping     string     `yaml:"case_mapping"`
+	RemoteSuffix    string     `yaml:"remote_suffix"`
+	Guests          bool       `yaml:"guests"`
 	CreateChannels  bool       `yaml:"create_channels"`
+	ReserveNicks    bool       `yaml:"reserve_nicks"`
+	JoinHistory     int        `yaml:"join_history"`
 	Accounts        Accounts   `yaml:"accounts"`
 	Limits          Limits     `yaml:"limits"`
 }
@@ -89,7 +94,6 @@ type Listener struct {
 // Accounts says who may have an account, and how passwords are kept.
 type Accounts struct {
 	Registration bool `yaml:"registration"`
-	Required     bool `yaml:"required"`
 	MinPassword  int  `yaml:"min_password"`
 	Argon2Memory Size `yaml:"argon2_memory"`
 	Argon2Passes int  `yaml:"argon2_passes"`
@@ -102,19 +106,22 @@ type Limits struct {
 	PerAddress          int      `yaml:"per_address"`
 	ConnectBurst        int      `yaml:"connect_burst"`
 	ConnectInterval     Duration `yaml:"connect_interval"`
+	Exempt              []string `yaml:"exempt"` // CIDRs
 	RegistrationTimeout Duration `yaml:"registration_timeout"`
 	PingInterval        Duration `yaml:"ping_interval"`
 	PingTimeout         Duration `yaml:"ping_timeout"`
 	CommandBurst        int      `yaml:"command_burst"`
 	CommandInterval     Duration `yaml:"command_interval"`
 	SendQueue           Size     `yaml:"send_queue"`
-	WriteTimeout        Duration `yaml:"write_timeout"`
+	RecvQueue           Size     `yaml:"recv_queue"`
 	Channels            int      `yaml:"channels"`
 	NickLength          int      `yaml:"nick_length"`
 	ChannelLength       int      `yaml:"channel_length"`
 	TopicLength         int      `yaml:"topic_length"`
 	KickLength          int      `yaml:"kick_length"`
 	AwayLength          int      `yaml:"away_length"`
+	RealLength          int      `yaml:"real_length"`
+	Targets             int      `yaml:"targets"`
 	Monitor             int      `yaml:"monitor"`
 	History             int      `yaml:"history"`
 	MultilineBytes      Size     `yaml:"multiline_bytes"`
@@ -134,13 +141,20 @@ type Matrix struct {
 	ID             string   `yaml:"id"`
 	Bot            string   `yaml:"bot"`
 	GhostPrefix    string   `yaml:"ghost_prefix"`
+	AliasPrefix    string   `yaml:"alias_prefix"`
+	CreateRooms    bool     `yaml:"create_rooms"`
 	MaxBody        Size     `yaml:"max_body"`
+	MaxEvents      int      `yaml:"max_events"`
+	JoinsPerSecond int      `yaml:"joins_per_second"`
 	RequestTimeout Duration `yaml:"request_timeout"`
 }
 
-// An Operator is an account that may act as owner in every room.
-type Operator struct {
-	Name string `yaml:"name"`
+// A WebIRC is a web client's server that says who is behind its connections.
+type WebIRC struct {
+	Name         string   `yaml:"name"`
+	From         []string `yaml:"from"` // CIDRs
+	Password     Secret   `yaml:"password"`
+	PasswordFile string   `yaml:"password_file"`
 }
 
 // Path returns where name lies: as it is when absolute, else below data_dir; ""
@@ -159,7 +173,10 @@ func (c *Config) fill() {
 		setDefault(&m.ID, "isthmus")
 		setDefault(&m.Bot, "isthmus")
 		setDefault(&m.GhostPrefix, "isthmus_")
+		setDefault(&m.AliasPrefix, m.GhostPrefix)
 		setDefault(&m.MaxBody, 16<<20)
+		setDefault(&m.MaxEvents, 1000)
+		setDefault(&m.JoinsPerSecond, 10)
 		setDefault(&m.RequestTimeout, Duration(30*second))
 		if m.ASToken == "" {
 			setDefault(&m.ASTokenFile, "matrix-"+m.Name+".as_token")

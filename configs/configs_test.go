@@ -81,15 +81,18 @@ func TestDefaultIsTheDocumentation(t *testing.T) {
 // The entries that default.yaml shows in comments are themselves right, and the
 // values shown there are the defaults of entries.
 func TestExampleEntries(t *testing.T) {
-	for _, list := range []string{"matrix", "operators"} {
-		_, after, _ := strings.Cut(string(Default), "\n# - name: "+map[string]string{"matrix": "example ", "operators": "alice"}[list])
-		block, _, _ := strings.Cut("# - name: x"+after, "\n"+list+": []")
+	for list, indent := range map[string]string{"matrix": "", "listeners": "  ", "webirc": "  "} {
+		block, _, _ := strings.Cut(string(Default), "\n"+indent+list+":")
+		block = block[strings.LastIndex(block, "\n"+indent+"# - name: ")+1:]
 		var b strings.Builder
-		fmt.Fprintf(&b, "%s:\n", list)
-		for line := range strings.Lines(block) {
-			b.WriteString(strings.TrimPrefix(line, "# "))
+		if indent != "" {
+			b.WriteString("irc:\n")
 		}
-		if got := problems(t, b.String()); got != "" {
+		b.WriteString(indent + list + ":\n")
+		for line := range strings.Lines(block) {
+			b.WriteString(indent + strings.TrimPrefix(line, indent+"# "))
+		}
+		if got := problems(t, b.String()); got != "" || strings.Count(b.String(), "\n") < 5 {
 			t.Errorf("the example of %s: %s\n%s", list, got, b.String())
 		}
 	}
@@ -128,7 +131,8 @@ func TestProblems(t *testing.T) {
 		{"level", "log: {level: loud}\n", `log.level: "loud" is not one of debug, info, warn, error`},
 		{"address", "irc: {listeners: [{name: a, address: '6667'}]}\n", `irc.listeners[0].address: "6667" is not host:port`},
 		{"certificate", "irc: {listeners: [{name: a, address: ':6697', tls: true}]}\n", `irc.listeners[0].cert_file: a tls listener needs cert_file and key_file`},
-		{"same name", "operators: [{name: a}, {name: a}]\n", `operators[1].name: "a" is there twice`},
+		{"same name", "irc: {listeners: [{name: a, address: ':1'}, {name: a, address: ':2'}]}\n", `irc.listeners[1].name: "a" is there twice`},
+		{"network", "irc: {forwarded: [10.0.0.1]}\n", `irc.forwarded: "10.0.0.1" is not a network such as 10.0.0.0/8`},
 		{"database", "database: {url: mysql://x}\n", `database.url: must be empty for SQLite, or begin with postgres://`},
 		{"sts", "irc: {sts: 1h}\n", `irc.sts: needs a listener with tls`},
 	} {
@@ -149,7 +153,7 @@ func TestEnvironment(t *testing.T) {
 	}
 	for variable, want := range map[string]string{
 		"ISTHMUS_LOG_LEVLE=x":    "ISTHMUS_LOG_LEVLE: no key has this name",
-		"ISTHMUS_OPERATORS=x":    "ISTHMUS_OPERATORS: operators is a list; it is set in the file",
+		"ISTHMUS_MATRIX=x":       "ISTHMUS_MATRIX: matrix is a list; it is set in the file",
 		"ISTHMUS_STOP_TIMEOUT=5": `environment: 'stop_timeout' "5" is not a duration: write it with a unit, such as 5s, 2m or 1h`,
 	} {
 		if got := problems(t, "", variable); got != want {
@@ -201,15 +205,15 @@ func TestDiff(t *testing.T) {
 		return c
 	}
 	old := load("domain: a.example\n")
-	now := load("domain: a.example\nnetwork: Other\nlog: {level: debug, format: json}\noperators: [{name: alice}]\n" +
+	now := load("domain: a.example\nnetwork: Other\nlog: {level: debug, format: json}\n" +
 		"irc: {motd: hello, limits: {history: 50}, listeners: [{name: plain, address: ':7000'}]}\n")
 	want := []Change{{"network", false}, {"log.level", true}, {"log.format", false}, {"irc.listeners", false}, {"irc.motd", true},
-		{"irc.limits.history", true}, {"operators", true}}
+		{"irc.limits.history", false}}
 	if diff := cmp.Diff(want, Diff(old, now)); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 	kept := Keep(old, now)
-	if kept.Network != "Isthmus" || kept.Log != (Log{"debug", "text"}) || kept.IRC.MOTD != "hello" || kept.IRC.Limits.History != 50 ||
+	if kept.Network != "Isthmus" || kept.Log != (Log{"debug", "text"}) || kept.IRC.MOTD != "hello" || kept.IRC.Limits.History != 100 ||
 		kept.IRC.Listeners[0].Address != "127.0.0.1:6667" {
 		t.Errorf("kept %+v", kept)
 	}

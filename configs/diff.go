@@ -13,8 +13,7 @@ type Change struct {
 
 // hot are the keys, and sections of keys, that a running server applies.
 // default.yaml marks them.
-var hot = []string{"log.level", "irc.motd", "irc.motd_file", "irc.admin", "irc.create_channels",
-	"irc.accounts.registration", "irc.accounts.required", "irc.accounts.min_password", "irc.limits", "operators"}
+var hot = []string{"log.level", "irc.motd", "irc.motd_file", "irc.admin"}
 
 // Diff lists the keys that differ, in the order of default.yaml. Lists are
 // compared whole. Certificates are files: they are read again at every reload

@@ -40,6 +40,13 @@ func (k *checker) address(key, value string) {
 	k.is(err == nil && perr == nil && n >= 0 && n <= 65535, key, "%q is not host:port", value)
 }
 
+func (k *checker) networks(key string, list []string) {
+	for _, p := range list {
+		_, err := netip.ParsePrefix(p)
+		k.is(err == nil, key, "%q is not a network such as 10.0.0.0/8", p)
+	}
+}
+
 func (k *checker) httpURL(key, value string) {
 	u, err := url.Parse(value)
 	k.is(err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "", key, "%q is not an http or https URL", value)
@@ -74,7 +81,6 @@ func (c *Config) Validate() error {
 	c.checkIRC(k)
 	c.checkLimits(k)
 	c.checkMatrix(k)
-	k.names("operators", len(c.Operators), func(i int) string { return strings.ToLower(c.Operators[i].Name) })
 	if len(k.problems) > 0 {
 		return &Error{Problems: k.problems}
 	}
@@ -105,10 +111,7 @@ func (c *Config) checkIRC(k *checker) {
 		k.address(key+".address", l.Address)
 		k.is(!l.TLS || l.CertFile != "" && l.KeyFile != "", key+".cert_file", "a tls listener needs cert_file and key_file")
 		k.is(l.TLS || l.CertFile == "" && l.KeyFile == "", key+".tls", "must be true where a certificate is given")
-		for _, p := range l.Proxy {
-			_, err := netip.ParsePrefix(p)
-			k.is(err == nil, key+".proxy", "%q is not a network such as 10.0.0.0/8", p)
-		}
+		k.networks(key+".proxy", l.Proxy)
 		tls = tls || l.TLS
 	}
 	k.is(c.IRC.STS == 0 || tls, "irc.sts", "needs a listener with tls")
@@ -116,7 +119,18 @@ func (c *Config) checkIRC(k *checker) {
 	k.is(a.MinPassword >= 1 && a.MinPassword <= 300, "irc.accounts.min_password", "must be 1 to 300")
 	k.is(a.Argon2Memory >= 1<<20 && a.Argon2Memory <= 1<<30, "irc.accounts.argon2_memory", "must be 1MiB to 1GiB")
 	k.is(a.Argon2Passes >= 1 && a.Argon2Passes <= 100, "irc.accounts.argon2_passes", "must be 1 to 100")
-	k.is(a.Hashers >= 1 && a.Hashers <= 256, "irc.accounts.hashers", "must be 1 to 256")
+	k.is(a.Hashers >= 0 && a.Hashers <= 256, "irc.accounts.hashers", "must be 0 to 256")
+	k.is(c.IRC.JoinHistory >= 0 && c.IRC.JoinHistory <= 1000, "irc.join_history", "must be 0 to 1000")
+	k.networks("irc.forwarded", c.IRC.Forwarded)
+	k.networks("irc.limits.exempt", c.IRC.Limits.Exempt)
+	ws := c.IRC.WebIRC
+	k.names("irc.webirc", len(ws), func(i int) string { return ws[i].Name })
+	for i, w := range ws {
+		key := fmt.Sprintf("irc.webirc[%d]", i)
+		k.networks(key+".from", w.From)
+		k.is(len(w.From) > 0, key+".from", "must name a network")
+		k.is(w.Password != "" || w.PasswordFile != "", key+".password", "must be set, or password_file")
+	}
 }
 
 func (c *Config) checkLimits(k *checker) {
@@ -128,18 +142,20 @@ func (c *Config) checkLimits(k *checker) {
 		{"connections", l.Connections, 1 << 20}, {"per_address", l.PerAddress, 1 << 20}, {"connect_burst", l.ConnectBurst, 1 << 20},
 		{"command_burst", l.CommandBurst, 1 << 20}, {"channels", l.Channels, 10000},
 		{"nick_length", l.NickLength, 64}, {"channel_length", l.ChannelLength, 200}, {"topic_length", l.TopicLength, 400},
-		{"kick_length", l.KickLength, 400}, {"away_length", l.AwayLength, 400}, {"monitor", l.Monitor, 10000},
+		{"kick_length", l.KickLength, 400}, {"away_length", l.AwayLength, 400},
+		{"real_length", l.RealLength, 400}, {"targets", l.Targets, 100}, {"monitor", l.Monitor, 10000},
 		{"history", l.History, 1000}, {"multiline_lines", l.MultilineLines, 1000}, {"multiline_bytes", int(l.MultilineBytes), 40 << 10},
 	} {
 		k.is(n.value >= 1 && n.value <= n.most, "irc.limits."+n.key, "must be 1 to %d", n.most)
 	}
+	k.is(l.RecvQueue >= 1<<10, "irc.limits.recv_queue", "must be at least 1KiB")
 	k.is(l.SendQueue >= 16<<10, "irc.limits.send_queue", "must be at least 16KiB, which one answer may need")
 	for _, d := range []struct {
 		key   string
 		value Duration
 	}{
 		{"connect_interval", l.ConnectInterval}, {"registration_timeout", l.RegistrationTimeout}, {"ping_interval", l.PingInterval},
-		{"ping_timeout", l.PingTimeout}, {"command_interval", l.CommandInterval}, {"write_timeout", l.WriteTimeout},
+		{"ping_timeout", l.PingTimeout}, {"command_interval", l.CommandInterval},
 	} {
 		k.is(d.value > 0, "irc.limits."+d.key, "must be more than 0s")
 	}
@@ -156,6 +172,9 @@ func (c *Config) checkMatrix(k *checker) {
 		k.httpURL(key+".url", m.URL)
 		k.httpURL(key+".listen_url", m.ListenURL)
 		k.is(nameForm.MatchString(m.Bot), key+".bot", "%q is not a Matrix localpart", m.Bot)
+		k.is(nameForm.MatchString(m.AliasPrefix), key+".alias_prefix", "%q is not the beginning of an alias", m.AliasPrefix)
+		k.is(m.MaxEvents >= 1 && m.MaxEvents <= 4096, key+".max_events", "must be 1 to 4096")
+		k.is(m.JoinsPerSecond >= 1, key+".joins_per_second", "must be at least 1")
 		k.is(nameForm.MatchString(m.GhostPrefix), key+".ghost_prefix", "%q is not the beginning of a Matrix localpart", m.GhostPrefix)
 		k.is(m.MaxBody >= 1<<20, key+".max_body", "must be at least 1MiB: a transaction may hold that much")
 		k.is(m.RequestTimeout > 0, key+".request_timeout", "must be more than 0s")
