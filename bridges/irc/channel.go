@@ -275,7 +275,7 @@ func cmdTopic(s *session, l *line) {
 		s.num("403", name, "No such channel")
 		return
 	}
-	room := ch.room.ID
+	room, name := ch.room.ID, ch.name()
 	if len(l.params) == 1 {
 		s.showTopic(ch, true)
 	}
@@ -308,6 +308,7 @@ func cmdKick(s *session, l *line) {
 	}
 	for _, nick := range list(l.params[1], s.srv.cfg.MaxTargets) {
 		w.mu.RLock()
+		name = ch.name()
 		u := w.userByNick(nick)
 		in := u != nil && ch.index[u] != nil
 		w.mu.RUnlock()

@@ -133,7 +133,7 @@ func (s *session) capture(room core.RoomID, f *fan) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range s.inflight {
-		if p := &s.inflight[i]; p.capture && (p.env.Room == room || p.env.Room == "") {
+		if p := &s.inflight[i]; p.capture && (room == "" || p.env.Room == room) {
 			s.captured = append(s.captured, f.bytes(s.caps())...)
 			return true
 		}

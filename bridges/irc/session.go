@@ -299,10 +299,9 @@ func (s *session) submitPending() {
 	if len(s.pending) == 0 {
 		return
 	}
-	ps := s.pending
-	s.pending = s.pending[:0]
+	ps, label := s.pending, s.label
+	s.pending, s.label = s.pending[:0], ""
 	receipts, err := s.offer(ps)
-	label := s.label
 	for i := range ps {
 		p := &ps[i]
 		s.label = p.label
