@@ -23,7 +23,8 @@ type htmlReader struct {
 	state element // what is in force now
 	skip  int     // depth of elements whose content is dropped
 	gap   bool
-	blank bool // a blank is due before the next word
+	blank bool // a blank is due before the next word, in the style of due
+	due   element
 	link  func(href string) string
 }
 
@@ -79,21 +80,26 @@ func (r *htmlReader) text(s string) {
 		return
 	}
 	s = clean(s, false)
-	for s != "" {
+	for s != "" { // a no-break space is a blank that stays
 		word := strings.IndexAny(s, " \t\n\f")
 		if word != 0 {
 			if word < 0 {
 				word = len(s)
 			}
 			if r.blank && len(r.cur.spans) > 0 {
+				now := r.state
+				r.state = r.due
 				r.add(" ")
+				r.state = now
 			}
 			r.blank = false
-			r.add(s[:word])
+			r.add(strings.ReplaceAll(s[:word], "\u00a0", " "))
 			s = s[word:]
 			continue
 		}
-		r.blank = true
+		if !r.blank {
+			r.blank, r.due = true, r.state
+		}
 		s = s[1:]
 	}
 }
@@ -299,11 +305,11 @@ func (r *htmlReader) end(tag atom.Atom, name string) {
 	switch tag {
 	case atom.P, atom.Blockquote, atom.H1, atom.H2, atom.H3, atom.H4, atom.H5, atom.H6, atom.Ul, atom.Ol, atom.Table, atom.Details:
 		r.block()
-	case atom.Pre:
-		if len(r.cur.spans) > 0 { // the line break before the end tag makes no line
+	case atom.Code, atom.Pre:
+		if r.state.pre && len(r.cur.spans) > 0 { // the line break before the end tag makes no line
 			r.newLine()
 		}
-		r.gap = true
+		r.gap = r.gap || tag == atom.Pre
 	case atom.Li, atom.Div, atom.Tr, atom.Summary, atom.Caption:
 		if len(r.cur.spans) > 0 {
 			r.newLine()
@@ -372,16 +378,24 @@ func (d doc) html(link func(string) string) string {
 	for i := range d {
 		l := &d[i]
 		w.blocks(d, i)
-		writeSpans(l.spans, w.turn, func(s *span) { w.escape(s.text) })
+		w.blank = l.kind != code
+		writeSpans(l.spans, w.turn, func(s *span) {
+			if l.kind == code {
+				w.escape(s.text)
+				return
+			}
+			w.words(s.text, s == &l.spans[len(l.spans)-1])
+		})
 	}
 	w.closeTo(0)
 	return w.b.String()
 }
 
 type htmlWriter struct {
-	b    strings.Builder
-	open []string // end tags of open blocks
-	link func(string) string
+	b     strings.Builder
+	open  []string // end tags of open blocks
+	blank bool     // a blank here would not be seen: the line starts, or another is before it
+	link  func(string) string
 }
 
 func (w *htmlWriter) closeTo(n int) {
@@ -523,8 +537,25 @@ func (w *htmlWriter) colour(attr string, c colour) {
 	}
 }
 
-// escape writes text. A run of blanks, which HTML would make one, alternates
-// with no-break spaces.
+// words writes text outside of code, where HTML makes a run of blanks one and
+// drops them at the ends of a line: those become no-break spaces.
+func (w *htmlWriter) words(s string, last bool) {
+	start := 0
+	for i := 0; i < len(s); i++ {
+		if s[i] != ' ' {
+			w.blank = false
+			continue
+		}
+		if w.blank || last && strings.Trim(s[i:], " ") == "" {
+			w.escape(s[start:i])
+			w.b.WriteString("&nbsp;")
+			start = i + 1
+		}
+		w.blank = true
+	}
+	w.escape(s[start:])
+}
+
 func (w *htmlWriter) escape(s string) {
 	for i := 0; i < len(s); i++ {
 		switch s[i] {

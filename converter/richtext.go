@@ -90,7 +90,7 @@ func (d doc) normal() doc {
 			l.gap = true
 		case listed(l.kind) && listed(out[len(out)-1].kind):
 			l.gap = false
-		case l.kind != out[len(out)-1].kind:
+		case l.kind != out[len(out)-1].kind, l.lang != out[len(out)-1].lang:
 			l.gap = true
 		}
 		out = append(out, l)
