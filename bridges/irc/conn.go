@@ -169,15 +169,16 @@ func (lr *lineReader) makeRoom(limit int) {
 // that several queues may share, so nobody changes them. It never blocks whoever
 // puts something in.
 type sendQueue struct {
-	conn    net.Conn
-	max     int           // octets that may wait
-	timeout time.Duration // of one write
+	conn  net.Conn
+	raw   syscall.RawConn // of a TCP socket: flush can write what the kernel takes at once
+	flush *flusher        // nil = a goroutine of this queue's own writes
+	max   int             // octets that may wait
 
 	mu      sync.Mutex
 	waiting [][]byte
 	spare   [][]byte // the slice that waiting had before, to be used again
 	size    int      // octets waiting or being written
-	writing bool     // a goroutine of write runs
+	writing bool     // somebody is about to write: the flusher, or a goroutine
 	ending  bool     // takes nothing more; closed once empty
 	over    bool     // why it ends: more than max waited
 }
@@ -200,8 +201,8 @@ func (q *sendQueue) push(b []byte) bool {
 	start := !q.writing
 	q.writing = true
 	q.mu.Unlock()
-	if start {
-		go q.write()
+	if start && !q.flush.add(q) {
+		go q.write(nil)
 	}
 	return true
 }
@@ -237,15 +238,20 @@ func (q *sendQueue) finish() {
 	q.writing = true
 	go func() {
 		q.conn.SetWriteDeadline(time.Now().Add(lastWords))
-		if start {
-			q.write()
+		if start && !q.flush.add(q) {
+			q.write(nil)
 		}
 	}()
 }
 
-// write sends what waits until nothing does. One runs per queue at a time, and
-// none for an idle connection.
-func (q *sendQueue) write() {
+// write sends rest, which is counted still, and then what waits until nothing
+// does. One runs per queue at a time, and none for an idle connection.
+func (q *sendQueue) write(rest []byte) {
+	if len(rest) > 0 {
+		q.mu.Lock()
+		q.waiting = append([][]byte{rest}, q.waiting...)
+		q.mu.Unlock()
+	}
 	for {
 		q.mu.Lock()
 		if len(q.waiting) == 0 {

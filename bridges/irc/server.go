@@ -89,6 +89,7 @@ type Server struct {
 	refs      atomic.Uint64 // batch references
 	running   sync.WaitGroup
 
+	flush   *flusher
 	loading load_
 	recent  recentEvents
 	parting departures
@@ -112,7 +113,7 @@ func New(cfg Config, log *slog.Logger) *Server {
 	if cfg.CaseMapping == "rfc1459" {
 		fold = foldRFC1459
 	}
-	srv := &Server{cfg: cfg, log: log, world: newWorld(fold), started: time.Now(),
+	srv := &Server{cfg: cfg, log: log, world: newWorld(fold), started: time.Now(), flush: newFlusher(),
 		cloak: cloaker{key: cfg.Secret, network: strings.ToLower(nickFrom(cfg.Network, 20))}}
 	srv.transport = newTransport(cfg.Access, log, srv.serve)
 	return srv
@@ -139,6 +140,7 @@ const shutdownTime = 5 * time.Second
 // accept connections afterwards.
 func (srv *Server) start(ctx context.Context, gw bridges.Gateway) error {
 	srv.gw = gw
+	go srv.flush.run(ctx)
 	srv.auth = newAuthenticator(gw, srv.cfg.Secret, srv.cfg.Accounts.Passwords, srv.cfg.Accounts.Hashers, time.Now)
 	if err := srv.load(ctx); err != nil {
 		return err
@@ -154,7 +156,7 @@ func (srv *Server) serve(ctx context.Context, c net.Conn, info connInfo) {
 	}
 	now := time.Now()
 	s := &session{srv: srv, ctx: ctx, conn: c, info: info, in: newLineReader(c), reg: &registration{}, joined: now.Unix()}
-	s.queue.conn, s.queue.max = c, srv.cfg.SendQueue
+	s.queue.conn, s.queue.max, s.queue.raw, s.queue.flush = c, srv.cfg.SendQueue, s.in.raw, srv.flush
 	s.active.Store(now.Unix())
 	rand.Read(s.seed[:8])
 	srv.world.mu.Lock()
