@@ -45,7 +45,7 @@ func benchMatrix(t *testing.T, ps []peer, r *report) {
 	if err := l.join(cs, "#bench"); err != nil {
 		t.Fatal(err)
 	}
-	operate(t, s, "link", "add", "#bench", "matrix:bench.sink", matrixRoom)
+	operate(t, s, "link", "add", "#bench", matrixRoom, "--network", "matrix:bench.sink", "--owner", "bench")
 	m := medians{}
 	for range rounds() {
 		v := k.round(t, l, cs[0])
