@@ -200,9 +200,13 @@ func ircText(lines []IRCLine) (text string, emote bool, err error) {
 // ircPart returns text with formatting codes as a part; a NullPart if nothing
 // is left of it.
 func ircPart(text string, names Names) Part {
-	text = clean(text, true)
+	codes := false
+	if !ordinary(text) {
+		text = clean(text, true)
+		codes = hasCodes(text)
+	}
 	to, user, mention := addressee(text, names)
-	if !mention && !hasCodes(text) {
+	if !mention && !codes {
 		if strings.TrimSpace(text) == "" {
 			return Part{}
 		}

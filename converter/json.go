@@ -1,6 +1,7 @@
 package converter
 
 import (
+	"bytes"
 	"strconv"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -98,6 +99,9 @@ func jsonContainer(b []byte, i, depth int) (int, bool) {
 
 func jsonString(b []byte, i int) (int, bool) {
 	for i++; i < len(b); i++ {
+		if !escaped[b[i]] {
+			continue
+		}
 		switch c := b[i]; {
 		case c == '"':
 			return i + 1, true
@@ -166,11 +170,11 @@ func (v value) each(f func(key []byte, v value) bool) {
 	for i := jsonBlank(v, 1); i < len(v)-1; {
 		var key []byte
 		if object {
-			end, _ := jsonString(v, i)
+			end := skipValue(v, i)
 			key = v[i+1 : end-1]
 			i = jsonBlank(v, jsonBlank(v, end)+1)
 		}
-		end, _ := jsonValue(v, i, 0)
+		end := skipValue(v, i)
 		if !f(key, v[i:end]) {
 			return
 		}
@@ -178,6 +182,18 @@ func (v value) each(f func(key []byte, v value) bool) {
 			i = jsonBlank(v, i+1)
 		}
 	}
+}
+
+// skipValue returns where a value that is known to be valid ends: most are
+// strings without escapes.
+func skipValue(v value, i int) int {
+	if v[i] == '"' {
+		if n := bytes.IndexByte(v[i+1:], '"'); n == 0 || n > 0 && v[i+n] != '\\' {
+			return i + n + 2
+		}
+	}
+	end, _ := jsonValue(v, i, 0)
+	return end
 }
 
 // get returns the value of a key; of two equal keys the first.
@@ -280,7 +296,7 @@ func appendJSON(b []byte, s string) []byte {
 	start := 0
 	for i := 0; i < len(s); i++ {
 		c := s[i]
-		if c >= ' ' && c != '"' && c != '\\' {
+		if !escaped[c] {
 			continue
 		}
 		b = append(b, s[start:i]...)
@@ -296,3 +312,11 @@ func appendJSON(b []byte, s string) []byte {
 	}
 	return append(append(b, s[start:]...), '"')
 }
+
+// escaped marks what needs an escape in a JSON string (RFC 8259 §7).
+var escaped = func() (t [256]bool) {
+	for c := range t {
+		t[c] = c < ' ' || c == '"' || c == '\\'
+	}
+	return t
+}()

@@ -190,7 +190,7 @@ func ContentOf(e *core.Event) (Content, error) {
 	if !ok || s.ContentType != core.ContentMIMI || e.Deleted {
 		return Content{}, core.Errorf(core.Unsupported, "event without readable content")
 	}
-	return ParseContent(s.Content)
+	return parseContent(s.Content, string(e.Sender), string(e.Room))
 }
 
 // IsReaction reports whether c says or takes back a reaction.

@@ -177,12 +177,16 @@ func appendHead(b []byte, major byte, n uint64) []byte {
 // only the deterministic one: a message is identified by its octets as
 // received, so nothing is re-encoded to be checked. The content refers to b.
 // Errors are Invalid and TooLarge.
-func ParseContent(b []byte) (Content, error) {
+func ParseContent(b []byte) (Content, error) { return parseContent(b, "", "") }
+
+// parseContent is ParseContent where the sender and the room are known from
+// outside: the same URIs in the content are not copied.
+func parseContent(b []byte, sender, room string) (Content, error) {
 	var c Content
 	if len(b) > core.MaxContent {
 		return c, core.Errorf(core.TooLarge, "content over %d octets", core.MaxContent)
 	}
-	r := cborReader{b: b}
+	r := cborReader{b: b, sender: sender, room: room}
 	if r.array() != contentFields {
 		r.fail("content is not an array of seven")
 	}
@@ -215,8 +219,9 @@ func ParseContent(b []byte) (Content, error) {
 // A cborReader reads definite-length CBOR; the first fault stays, and every
 // read after it returns nothing.
 type cborReader struct {
-	b   []byte
-	err error
+	b            []byte
+	err          error
+	sender, room string // URIs that need no copy
 }
 
 func (r *cborReader) fail(why string) {
@@ -372,9 +377,9 @@ func (r *cborReader) key() []byte {
 func (r *cborReader) extension(c *Content, key []byte) {
 	switch {
 	case len(key) == 1 && key[0] == 1:
-		c.SenderURI = string(r.text(core.MaxURI))
+		c.SenderURI = same(r.text(core.MaxURI), r.sender)
 	case len(key) == 1 && key[0] == 2:
-		c.RoomURI = string(r.text(core.MaxURI))
+		c.RoomURI = same(r.text(core.MaxURI), r.room)
 	case string(key) == "\x70"+keyRef:
 		if s := r.bytes(maxText); len(s) == 16 && core.EventID(s) != (core.EventID{}) {
 			c.Ref = core.EventID(s)
@@ -394,6 +399,14 @@ func (r *cborReader) extension(c *Content, key []byte) {
 	default:
 		r.unknown(c, key)
 	}
+}
+
+// same returns s as a string, without a copy if it is known.
+func same(s []byte, known string) string {
+	if string(s) == known {
+		return known
+	}
+	return string(s)
 }
 
 // unknown keeps an extension as it came; extension 4 is understood if it has

@@ -34,12 +34,19 @@ func isCode(c byte) bool {
 // following under EF).
 func ordinary(s string) bool {
 	for i := 0; i < len(s); i++ {
-		if c := s[i]; c < ' ' || c == 0x7f || c == 0xc2 || c == 0xe2 || c == 0xef || c >= 0xf8 {
+		if special[s[i]] {
 			return false
 		}
 	}
 	return true
 }
+
+var special = func() (t [256]bool) {
+	for c := range t {
+		t[c] = c < ' ' || c == 0x7f || c == 0xc2 || c == 0xe2 || c == 0xef || c >= 0xf8
+	}
+	return t
+}()
 
 // clean returns text without anything that is neither text nor a line break:
 // controls, bidirectional overrides, interlinear anchors, invalid UTF-8 (as
