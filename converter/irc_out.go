@@ -1,6 +1,7 @@
 package converter
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -92,18 +93,18 @@ func quoteOf(e *core.Event, names Names) string {
 		return ""
 	}
 	b := bodyOf(&c.Part)
-	b.doc.mentions(names, nil)
+	b.doc.mentions(names)
 	text := b.text()
 	if text == "" && len(b.files) > 0 {
-		text = fileText(b.files[0])
+		text = fileText(&b.files[0])
 	}
 	first, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
 	return cutRunes(oneLine(first), maxQuote)
 }
 
 // mentions puts the names that users have on the far side into mentions, and
-// calls seen with each user.
-func (d doc) mentions(names Names, seen func(core.UserURI)) {
+// returns the users.
+func (d doc) mentions(names Names) (users []core.UserURI) {
 	for i := range d {
 		for j := range d[i].spans {
 			s := &d[i].spans[j]
@@ -111,14 +112,15 @@ func (d doc) mentions(names Names, seen func(core.UserURI)) {
 				continue
 			}
 			user := core.UserURI(s.link)
-			if seen != nil {
-				seen(user)
+			if len(users) < maxMentions && !slices.Contains(users, user) {
+				users = append(users, user)
 			}
 			if nick, ok := names.Nick(user); ok && oneLine(nick) != "" {
 				s.text = oneLine(nick)
 			}
 		}
 	}
+	return users
 }
 
 func (x IRC) message(c *Content, e *core.Event, names Names) (IRCOut, []core.Loss, error) {
@@ -159,7 +161,7 @@ func (x IRC) lines(b *body, names Names) []string {
 	case b.doc == nil:
 		lines = strings.Split(strings.Trim(b.plain, "\n"), "\n")
 	default:
-		b.doc.mentions(names, nil)
+		b.doc.mentions(names)
 		for i := range b.doc {
 			if b.doc[i].gap && i > 0 {
 				lines = append(lines, "")
@@ -171,8 +173,8 @@ func (x IRC) lines(b *body, names Names) []string {
 			lines = append(lines, l)
 		}
 	}
-	for _, f := range b.files {
-		lines = append(lines, fileText(f))
+	for i := range b.files {
+		lines = append(lines, fileText(&b.files[i]))
 	}
 	if len(visible(lines)) == 0 {
 		return nil

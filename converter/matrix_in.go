@@ -207,7 +207,7 @@ func (r *matrixReader) relate(c *Content, rel value) {
 // text reads body and formatted_body; a NullPart if there is no text.
 func (r *matrixReader) text(v value, reply bool) Part {
 	if formatted := v.get("formatted_body").str(); formatted != "" && v.get("format").is("org.matrix.custom.html") {
-		if d := parseHTML(formatted, r.link); len(d) > 0 {
+		if d := parseHTML(formatted, userLinks(r.names)); len(d) > 0 {
 			return docPart(d)
 		}
 	}
@@ -243,30 +243,27 @@ func stripReply(s string) string {
 	return strings.TrimPrefix(rest, "\n")
 }
 
-// link turns a matrix.to or matrix: link to a user into a mention; one to a
+// userLinks turns matrix.to and matrix: links to users into mentions; one to a
 // user that is not known keeps its text only.
-func (r *matrixReader) link(href string) string {
-	const to = "https://matrix.to/#/"
-	id, ok := "", false
-	if id, ok = strings.CutPrefix(href, to); !ok {
-		if id, ok = strings.CutPrefix(href, "matrix:u/"); ok {
+func userLinks(names Names) func(string) string {
+	return func(href string) string {
+		id, ok := strings.CutPrefix(href, "https://matrix.to/#/")
+		if !ok {
+			if id, ok = strings.CutPrefix(href, "matrix:u/"); !ok {
+				return href
+			}
 			id = "@" + id
 		}
-	}
-	if !ok {
-		return href
-	}
-	id, _, _ = strings.Cut(id, "?")
-	if dec, err := url.PathUnescape(id); err == nil {
-		id = dec
-	}
-	if !strings.HasPrefix(id, "@") {
-		return href
-	}
-	if user, ok := r.names.User(id); ok {
+		id, _, _ = strings.Cut(id, "?")
+		if dec, err := url.PathUnescape(id); err == nil {
+			id = dec
+		}
+		if !strings.HasPrefix(id, "@") {
+			return href
+		}
+		user, _ := names.User(id)
 		return string(user)
 	}
-	return ""
 }
 
 // file reads an attachment, with its caption if it has one.

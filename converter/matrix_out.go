@@ -42,11 +42,11 @@ func (x Matrix) Outbound(e *core.Event, names Names) ([]MatrixOut, []core.Loss, 
 }
 
 func (x Matrix) control(e *core.Event, names Names) ([]MatrixOut, []core.Loss, error) {
-	c, key := e.Control, ""
+	c := e.Control
 	state := func(t, field string) ([]MatrixOut, []core.Loss, error) {
 		b := append(append(append(make([]byte, 0, len(c.Text)+160), `{"`...), field...), `":`...)
 		b = appendJSON(b, oneLine(c.Text))
-		return []MatrixOut{{Type: t, StateKey: &key, Content: append(x.origin(b, e), '}')}}, nil, nil
+		return []MatrixOut{{Type: t, StateKey: new(string), Content: append(x.origin(b, e), '}')}}, nil, nil
 	}
 	switch c.Op {
 	case core.OpTopic:
@@ -121,11 +121,11 @@ func (w *matrixWriter) reaction() ([]MatrixOut, []core.Loss, error) {
 func (w *matrixWriter) message() ([]MatrixOut, []core.Loss, error) {
 	b := bodyOf(&w.c.Part)
 	w.loss = b.loss
-	b.doc.mentions(w.names, func(u core.UserURI) {
-		if mxid, ok := w.names.Handle(u); ok && len(w.mentions) < maxMentions {
+	for _, u := range b.doc.mentions(w.names) {
+		if mxid, ok := w.names.Handle(u); ok {
 			w.mentions = append(w.mentions, mxid)
 		}
-	})
+	}
 	edited, edit := "", !w.c.Replaces.IsZero() && !w.c.Ref.IsZero()
 	if edit {
 		if edited, edit = w.names.Foreign(w.c.Ref); !edit {
@@ -136,7 +136,8 @@ func (w *matrixWriter) message() ([]MatrixOut, []core.Loss, error) {
 	}
 	rel := w.relation()
 	var out []MatrixOut
-	for _, p := range b.files {
+	for i := range b.files {
+		p := &b.files[i]
 		if edit {
 			break
 		}
@@ -156,7 +157,7 @@ func (w *matrixWriter) message() ([]MatrixOut, []core.Loss, error) {
 	}
 	html := ""
 	if b.doc != nil && !b.doc.plain() {
-		html = b.doc.html(w.href)
+		html = b.doc.html(pills(w.names))
 	}
 	text, html = w.fit(text, html, edit)
 	var content []byte
@@ -305,17 +306,19 @@ func (w *matrixWriter) edit(text, html, target string) []byte {
 	return append(w.text(append(b, `,"m.new_content":`...), text, html, ""), '}')
 }
 
-// href turns a mention into a pill; one of somebody without an address there
+// pills turns mentions into pills; one of somebody without an address there
 // keeps its text only.
-func (w *matrixWriter) href(link string) string {
-	if !isMention(link) {
-		return link
+func pills(names Names) func(string) string {
+	return func(link string) string {
+		if !isMention(link) {
+			return link
+		}
+		mxid, ok := names.Handle(core.UserURI(link))
+		if !ok {
+			return ""
+		}
+		return "https://matrix.to/#/" + strings.NewReplacer("%", "%25", "/", "%2F", "?", "%3F", "#", "%23").Replace(mxid)
 	}
-	mxid, ok := w.names.Handle(core.UserURI(link))
-	if !ok {
-		return ""
-	}
-	return "https://matrix.to/#/" + strings.NewReplacer("%", "%25", "/", "%2F", "?", "%3F", "#", "%23").Replace(mxid)
 }
 
 // file returns the content of an attachment, if the far side has its bytes.

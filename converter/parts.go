@@ -14,7 +14,7 @@ func lossOf(kind, text string) core.Loss { return core.Loss{Kind: kind, Text: te
 type body struct {
 	plain string // set if the text is one plain part; doc is unset then
 	doc   doc
-	files []*Part // ExternalParts
+	files []Part // ExternalParts
 	loss  []core.Loss
 }
 
@@ -59,7 +59,7 @@ func (b *body) add(p *Part) {
 		}
 		b.join(d)
 	case ExternalPart:
-		b.files = append(b.files, p)
+		b.files = append(b.files, *p)
 	case MultiPart:
 		if p.Semantics == ChooseOne {
 			b.add(choose(p.Parts))
