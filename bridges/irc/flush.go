@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // A flusher writes for many queues from one goroutine, in passes: what arrives
@@ -69,7 +70,16 @@ func (f *flusher) run(ctx context.Context) {
 	}
 }
 
+// After a pass over many queues the flusher waits for a part of the time that
+// the pass took. Whoever is at its end has waited four times as long already, and
+// what arrives meanwhile makes the next pass carry more lines per call.
+const (
+	longPass = 128 // queues
+	maxPause = time.Millisecond
+)
+
 func (f *flusher) flushAll() {
+	began := time.Now()
 	for {
 		f.mu.Lock()
 		f.pass, f.dirty = f.dirty, f.pass[:0]
@@ -80,6 +90,10 @@ func (f *flusher) flushAll() {
 		for i, q := range f.pass {
 			f.flush(q)
 			f.pass[i] = nil
+		}
+		if len(f.pass) >= longPass {
+			time.Sleep(min(time.Since(began)/4, maxPause))
+			began = time.Now()
 		}
 	}
 }
