@@ -10,6 +10,7 @@ import (
 
 	"github.com/isthmus-chat/isthmus/bridges"
 	"github.com/isthmus-chat/isthmus/bridges/irc"
+	"github.com/isthmus-chat/isthmus/bridges/matrix"
 	"github.com/isthmus-chat/isthmus/core"
 )
 
@@ -25,11 +26,16 @@ type admin struct {
 	domain    string
 	fold      func(channel string) string
 	backup    func(ctx context.Context, file string) error
-	place     func(ctx context.Context, l core.Link, r core.Room) (string, error) // nil: bridges do not run
+	linkers   map[core.Network]linker // empty where no bridges run
 	caps      map[core.Network]core.Caps
 	passwords irc.Passwords
 	started   time.Time
 	now       func() time.Time
+}
+
+// A linker is a bridge that enters or makes places.
+type linker interface {
+	EnsureLink(ctx context.Context, l core.Link, o matrix.LinkOptions) (core.Link, error)
 }
 
 // An operation is one method of admin behind JSON.
@@ -53,6 +59,7 @@ var operations = map[string]operation{
 	"link.list":      op((*admin).linkList),
 	"link.add":       op((*admin).linkAdd),
 	"link.remove":    op((*admin).linkRemove),
+	"link.resume":    op((*admin).linkResume),
 	"account.list":   op((*admin).accountList),
 	"account.add":    op((*admin).accountAdd),
 	"account.passwd": op((*admin).accountPassword),

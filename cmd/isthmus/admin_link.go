@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/isthmus-chat/isthmus/bridges/matrix"
 	"github.com/isthmus-chat/isthmus/core"
 )
 
@@ -75,6 +76,11 @@ type linkAdd struct {
 	Place   string `json:"place"`   // "" = make one
 	Owner   string `json:"owner"`
 	Mirror  bool   `json:"mirror"`
+	Public  bool   `json:"public"` // a place that is made is open to everybody
+
+	// Unchecked makes the link without entering the place: the network may be
+	// away, and the bridge enters when it is back.
+	Unchecked bool `json:"unchecked"`
 }
 
 // linkAdd binds a room to a place. The bridge enters the place first, or makes
@@ -88,14 +94,16 @@ func (a *admin) linkAdd(ctx context.Context, req linkAdd) (linkInfo, error) {
 	if err != nil {
 		return linkInfo{}, err
 	}
-	if a.place == nil {
+	bridge := a.linkers[network]
+	switch {
+	case req.Unchecked && req.Place == "":
+		return linkInfo{}, core.Errorf(core.Invalid, "name the place that is not to be checked")
+	case bridge == nil && !req.Unchecked:
 		return linkInfo{}, core.Errorf(core.Unavailable, "links are added while the server runs: start it with `isthmus serve`")
 	}
-	var room core.Room
-	if err := a.gw.View(ctx, func(r core.Reader) error { room, err = r.Room(id); return err }); err != nil {
-		if core.CodeOf(err) == core.NotFound {
-			err = core.Errorf(core.NotFound, "there is no room %s: make it with `isthmus room create`", req.Room)
-		}
+	if _, err := a.roomShow(ctx, roomRef{req.Room}); core.CodeOf(err) == core.NotFound {
+		return linkInfo{}, core.Errorf(core.NotFound, "there is no room %s: make it with `isthmus room create`", req.Room)
+	} else if err != nil {
 		return linkInfo{}, err
 	}
 	l := core.Link{ID: newLinkID(), Room: id, Network: network, Place: req.Place, Owner: req.Owner, Created: a.now()}
@@ -105,15 +113,16 @@ func (a *admin) linkAdd(ctx context.Context, req linkAdd) (linkInfo, error) {
 	if l.Owner == "" {
 		l.Owner = "operator"
 	}
-	if room.Kind == core.Channel || a.caps[network].Sealed { // else the core refuses below: do not enter the place for that
-		if l.Place, err = a.place(ctx, l, room); err != nil {
-			return linkInfo{}, err
-		}
+	if req.Unchecked {
+		_, err = a.gw.Do(ctx, core.PutLink{Link: l, Caps: a.caps[network]})
+	} else {
+		l, err = bridge.EnsureLink(ctx, l, matrix.LinkOptions{Create: l.Place == "", Public: req.Public})
 	}
-	if _, err := a.gw.Do(ctx, core.PutLink{Link: l, Caps: a.caps[network]}); err != nil {
+	if err != nil {
 		return linkInfo{}, err
 	}
-	return linkInfo{ID: l.ID, Room: id, Network: l.Network, Place: l.Place, Owner: l.Owner, Mode: l.Mode.String(), Created: l.Created}, nil
+	_, out, err := a.findLink(ctx, l.ID)
+	return out, err
 }
 
 // network finds a linkable network by name; one alone needs no name.
@@ -138,12 +147,12 @@ type linkRef struct {
 	ID string `json:"id"`
 }
 
-func (a *admin) linkRemove(ctx context.Context, req linkRef) (linkInfo, error) {
-	var out linkInfo
-	err := a.gw.View(ctx, func(r core.Reader) error {
-		l, err := r.Link(req.ID)
+// findLink returns a link, as stored and as shown.
+func (a *admin) findLink(ctx context.Context, id string) (l core.Link, out linkInfo, err error) {
+	err = a.gw.View(ctx, func(r core.Reader) error {
+		l, err = r.Link(id)
 		if core.CodeOf(err) == core.NotFound {
-			return core.Errorf(core.NotFound, "there is no link %s", req.ID)
+			return core.Errorf(core.NotFound, "there is no link %s", id)
 		}
 		if err != nil {
 			return err
@@ -155,9 +164,26 @@ func (a *admin) linkRemove(ctx context.Context, req linkRef) (linkInfo, error) {
 		out, err = describeLink(r, l, head)
 		return err
 	})
+	return l, out, err
+}
+
+func (a *admin) linkRemove(ctx context.Context, req linkRef) (linkInfo, error) {
+	_, out, err := a.findLink(ctx, req.ID)
 	if err != nil {
 		return out, err
 	}
 	_, err = a.gw.Do(ctx, core.DropLink{ID: req.ID})
+	return out, err
+}
+
+// linkResume starts a link that a bridge has paused, once the cause is mended:
+// what waited in the log is delivered then.
+func (a *admin) linkResume(ctx context.Context, req linkRef) (linkInfo, error) {
+	l, out, err := a.findLink(ctx, req.ID)
+	if err != nil {
+		return out, err
+	}
+	l.Paused, out.Paused = "", ""
+	_, err = a.gw.Do(ctx, core.PutLink{Link: l, Caps: a.caps[l.Network]})
 	return out, err
 }

@@ -37,7 +37,7 @@ func listenControl(dataDir string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	old := syscall.Umask(0o077) // the mode must be right from the first moment
+	old := syscall.Umask(0o177) // the mode must be right from the first moment
 	l, err := net.Listen("unix", path)
 	syscall.Umask(old)
 	if err != nil {

@@ -44,9 +44,9 @@ func storeOptions(cfg *configs.Config, log *slog.Logger) (store.Options, error) 
 	return store.Options{URL: url.Reveal(), Homeserver: cfg.Domain, Log: log}, nil
 }
 
-// openHouse opens the store, which takes its lock, and prepares the runtime with
-// the bridges of nets, nil for none.
-func openHouse(ctx context.Context, cfg *configs.Config, log *slog.Logger, nets *networks) (*house, error) {
+// openHouse opens the store, which takes its lock, and prepares the runtime;
+// with bridges, it opens their listeners too.
+func openHouse(ctx context.Context, cfg *configs.Config, log *slog.Logger, withBridges bool) (*house, error) {
 	key, err := readKey(cfg)
 	if err != nil {
 		return nil, err
@@ -55,17 +55,18 @@ func openHouse(ctx context.Context, cfg *configs.Config, log *slog.Logger, nets 
 	if err != nil {
 		return nil, err
 	}
-	h := &house{cfg: cfg, log: log, reg: prometheus.NewRegistry(), nets: nets}
+	h := &house{cfg: cfg, log: log, reg: prometheus.NewRegistry()}
 	if h.db, err = store.Open(ctx, o); err != nil {
 		return nil, err
 	}
 	h.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var bs []bridges.Bridge
-	if nets != nil {
-		if bs, err = nets.open(h.reg, log); err != nil {
+	if withBridges {
+		if h.nets, err = openNetworks(ctx, cfg, h.reg, log); err != nil {
 			h.db.Close()
 			return nil, err
 		}
+		bs = h.nets.bridges()
 	}
 	h.rt = bridges.NewRuntime(bridges.RuntimeConfig{
 		Store:      h.db,
@@ -87,10 +88,9 @@ func newEngine(domain string, key ed25519.PrivateKey) *core.Engine {
 func (h *house) admin() *admin {
 	a := &admin{gw: h.rt, domain: h.cfg.Domain, fold: channelFold(h.cfg), backup: h.db.Backup,
 		passwords: passwords(h.cfg), started: time.Now(), now: time.Now}
+	a.caps = capsOf(h.cfg)
 	if h.nets != nil {
-		a.place, a.caps = h.nets.place, h.nets.caps()
-	} else {
-		a.caps = capsOf(h.cfg)
+		a.linkers = h.nets.linkers()
 	}
 	return a
 }
@@ -108,7 +108,7 @@ func (c *cli) open(ctx context.Context) (caller, error) {
 	if _, err := os.Stat(cfg.Path(cfg.KeyFile)); err != nil {
 		return nil, core.Errorf(core.NotFound, "there is no homeserver in %s: `isthmus init` or `isthmus serve` makes one", cfg.DataDir)
 	}
-	h, err := openHouse(ctx, cfg, slog.New(slog.DiscardHandler), nil)
+	h, err := openHouse(ctx, cfg, slog.New(slog.DiscardHandler), false)
 	if err != nil {
 		return nil, err
 	}

@@ -62,16 +62,13 @@ func (c *cli) init(o initOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := configs.Check(file, text); err != nil {
+	cfg, err := configs.Parse(file, text, c.environ)
+	if err != nil {
 		return err
 	}
 	if err := writeNew(file, text, 0o600); errors.Is(err, fs.ErrExist) {
 		return core.Errorf(core.Conflict, "%s exists already; init does not overwrite", file)
 	} else if err != nil {
-		return err
-	}
-	cfg, err := configs.Load(file, c.environ)
-	if err != nil {
 		return err
 	}
 	made, err := makeSecrets(cfg)

@@ -110,11 +110,21 @@ func (c *cli) linkCommand() *cobra.Command {
 	add.Flags().StringVar(&req.Network, "network", "", "`network` to link to; not needed if there is one only")
 	add.Flags().StringVar(&req.Owner, "owner", "", "who asked for the link")
 	add.Flags().BoolVar(&req.Mirror, "mirror", false, "users appear there when they join, not when they first speak")
+	add.Flags().BoolVar(&req.Unchecked, "unchecked", false, "do not enter the place first: the network may be away")
+	add.Flags().BoolVar(&req.Public, "public", false, "everybody may join the place that is made; else the invited")
 	cmd.AddCommand(add,
 		&cobra.Command{
 			Use: "list", Short: "list the links and what they carried", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				return do(c, cmd.Context(), "link.list", nothing{}, printLinks)
+			},
+		},
+		&cobra.Command{
+			Use: "resume LINK", Short: "start a paused link again; what waited is delivered", Args: cobra.ExactArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				return do(c, cmd.Context(), "link.resume", linkRef{args[0]}, func(w io.Writer, l linkInfo) {
+					fmt.Fprintf(w, "Link %s to %s runs.\n", l.ID, l.Place)
+				})
 			},
 		},
 		&cobra.Command{

@@ -59,10 +59,6 @@ func (c *cli) serve(ctx context.Context, flags func(*configs.Config)) error {
 	if err != nil {
 		return err
 	}
-	nets, err := newNetworks(cfg)
-	if err != nil {
-		return err
-	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	events := make(chan os.Signal, 4)
@@ -74,7 +70,7 @@ func (c *cli) serve(ctx context.Context, flags func(*configs.Config)) error {
 			s.reload(func() (*configs.Config, error) { return c.config(flags) })
 		}
 	})
-	h, err := openHouse(ctx, cfg, log, nets)
+	h, err := openHouse(ctx, cfg, log, true)
 	if err != nil {
 		return err
 	}

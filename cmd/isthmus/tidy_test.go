@@ -128,7 +128,7 @@ func TestTidyDocs(t *testing.T) {
 
 // undocumented lists the exported names that d declares without a comment. A
 // comment on a group counts for what is in it; methods of unexported types,
-// methods on one line, and those that every Go reader knows need none.
+// methods of one statement, and those that every Go reader knows need none.
 func undocumented(d ast.Decl) (names []string) {
 	switch d := d.(type) {
 	case *ast.FuncDecl:
@@ -156,7 +156,7 @@ func ownMethod(f *ast.FuncDecl) bool {
 	if f.Recv == nil {
 		return true
 	}
-	if lines(f) == 1 {
+	if len(f.Body.List) <= 1 && lines(f) <= 3 {
 		return false
 	}
 	typ := f.Recv.List[0].Type
