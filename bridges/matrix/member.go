@@ -1,0 +1,155 @@
+package matrix
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/isthmus-chat/isthmus/core"
+)
+
+// memberContent is the content of m.room.member, as far as we look.
+type memberContent struct {
+	Membership string `json:"membership"`
+	Name       string `json:"displayname"`
+	Avatar     string `json:"avatar_url"`
+	Reason     string `json:"reason"`
+}
+
+// UnmarshalJSON takes fields of a wrong type for absent: clients send null and
+// numbers, and a membership counts without its ornaments.
+func (m *memberContent) UnmarshalJSON(b []byte) error {
+	var raw map[string]json.RawMessage
+	if err := json.Unmarshal(b, &raw); err != nil {
+		return err
+	}
+	for key, into := range map[string]*string{"membership": &m.Membership, "displayname": &m.Name, "avatar_url": &m.Avatar, "reason": &m.Reason} {
+		var s string
+		if json.Unmarshal(raw[key], &s) == nil {
+			*into = s
+		}
+	}
+	return nil
+}
+
+// aboutBot looks at what others do to our bot: an invitation, or that it is
+// thrown out, which ends a link's traffic but loses nothing.
+func (in *intake) aboutBot(ctx context.Context, ev *event, l core.Link, linked bool) error {
+	var m memberContent
+	if json.Unmarshal(ev.Content, &m) != nil {
+		return core.Errorf(core.Invalid, "a membership that is not one")
+	}
+	b := in.b
+	switch {
+	case m.Membership == "invite" && linked:
+		b.later(func(ctx context.Context) { b.client.join(ctx, "", ev.RoomID) })
+	case m.Membership == "invite":
+		b.refuseInvite(ev.RoomID)
+	case (m.Membership == "leave" || m.Membership == "ban") && linked:
+		b.ghosts.forget(ev.RoomID)
+		return b.pause(ctx, in.gw, l, "the gateway's user was removed from the Matrix room")
+	}
+	return nil
+}
+
+// refuseInvite says politely that rooms are linked by an operator. To say
+// anything there our bot has to enter for a moment.
+func (b *Bridge) refuseInvite(room string) {
+	b.later(func(ctx context.Context) {
+		if _, err := b.client.join(ctx, "", room); err != nil {
+			return
+		}
+		b.notice(ctx, room, "Thank you for the invitation. This gateway carries only rooms that an operator has linked "+
+			"(isthmus link add), so I leave again. Once that is done, invite me once more.")
+		b.client.member(ctx, "", room, "leave", "", "not linked")
+	})
+}
+
+// membership offers what a member event of somebody else means here. What
+// happened to a Matrix user in their room has happened: if the one who did it
+// may not do so here, the homeserver itself says it again.
+func (in *intake) membership(ev *event, l *core.Link) error {
+	if ev.StateKey == nil {
+		return core.Errorf(core.Invalid, "a membership of nobody")
+	}
+	var m, prev memberContent
+	if json.Unmarshal(ev.Content, &m) != nil {
+		return core.Errorf(core.Invalid, "a membership that is not one")
+	}
+	if len(ev.Unsigned.PrevContent) > 0 {
+		json.Unmarshal(ev.Unsigned.PrevContent, &prev) // absent and odd are the same
+	}
+	b := in.b
+	target, ok := b.userURI(*ev.StateKey)
+	by, ok2 := b.userURI(ev.Sender)
+	if !ok || !ok2 {
+		return core.Errorf(core.Invalid, "a membership of somebody without a name of ours")
+	}
+	ghost := b.ours(*ev.StateKey)
+	byName, known := b.known.get(l.Room, by)
+	if !known {
+		byName = displayName("", ev.Sender)
+	}
+	say := func(sender core.UserURI, suffix string, c core.Control) {
+		id := ev.EventID
+		if suffix != "" {
+			id = suffixed(id, suffix)
+		}
+		in.offer(l, ev, false, core.Envelope{Room: l.Room, Sender: sender, Origin: core.Origin{Network: b.network, ID: id},
+			Sent: sentAt(ev.SentMS), Body: c.Body(byName)})
+	}
+	system := core.SystemUser(b.cfg.Domain)
+	reason := boundText(m.Reason)
+	if ghost {
+		b.ghosts.setJoined(ev.RoomID, *ev.StateKey, m.Membership == "join")
+	} else if m.Membership == "leave" || m.Membership == "ban" {
+		b.known.drop(l.Room, target)
+	}
+	switch {
+	case m.Membership == "join" && by == target:
+		p := b.profileOf(*ev.StateKey, m)
+		b.known.put(l.Room, target, p.Name)
+		byName = p.Name
+		say(target, "", core.Control{Op: core.OpJoin, Profile: &p})
+	case m.Membership == "leave" && by == target:
+		say(target, "", core.Control{Op: core.OpLeave, Text: reason})
+	case m.Membership == "leave" && prev.Membership == "ban":
+		say(by, "", core.Control{Op: core.OpRole, User: target, Role: core.RoleNone})
+		if !ghost {
+			say(system, "s", core.Control{Op: core.OpRole, User: target, Role: core.RoleNone})
+		}
+	case m.Membership == "leave" && prev.Membership == "invite":
+		// an invitation taken back: nothing was promised here
+	case m.Membership == "leave":
+		say(by, "", core.Control{Op: core.OpKick, User: target, Text: reason})
+		if !ghost {
+			say(system, "s", core.Control{Op: core.OpLeave, User: target, Text: reason})
+		}
+	case m.Membership == "ban":
+		if prev.Membership == "join" || ghost {
+			say(by, "k", core.Control{Op: core.OpKick, User: target, Text: reason})
+		}
+		say(by, "", core.Control{Op: core.OpRole, User: target, Role: core.RoleBanned})
+		if !ghost {
+			say(system, "s", core.Control{Op: core.OpRole, User: target, Role: core.RoleBanned})
+		}
+	case m.Membership == "invite":
+		say(by, "", core.Control{Op: core.OpInvite, User: target})
+	}
+	return nil
+}
+
+// boundText cuts what people write as a reason to what a control message holds.
+func boundText(s string) string {
+	out := make([]rune, 0, len(s))
+	n := 0
+	for _, r := range s {
+		if r < ' ' || r == 0x7f {
+			r = ' '
+		}
+		if n += len(string(r)); n > 400 { // an IRC line
+			break
+		}
+		out = append(out, r)
+	}
+	return string(out)
+}
