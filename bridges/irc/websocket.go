@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,7 +34,7 @@ const (
 // carries lines. It has answered the request if it fails.
 func upgrade(w http.ResponseWriter, r *http.Request, origins []string, hold *webConn) (net.Conn, error) {
 	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
-		Subprotocols:    []string{wsText, wsBinary}, // the client's order decides
+		Subprotocols:    wsWanted(r),
 		OriginPatterns:  origins,
 		CompressionMode: websocket.CompressionDisabled, // no shared secrets in a compressed stream, and less memory
 	})
@@ -41,6 +42,17 @@ func upgrade(w http.ResponseWriter, r *http.Request, origins []string, hold *web
 		return nil, err
 	}
 	return newLineSocket(ws, hold), nil
+}
+
+// wsWanted returns the first subprotocol that the client names and we know: its
+// order is its preference (RFC 6455 §4.1).
+func wsWanted(r *http.Request) []string {
+	for p := range strings.SplitSeq(strings.Join(r.Header.Values("Sec-WebSocket-Protocol"), ","), ",") {
+		if p = strings.TrimSpace(p); p == wsText || p == wsBinary {
+			return []string{p}
+		}
+	}
+	return nil
 }
 
 // A lineSocket makes a WebSocket look like a stream of lines ending in CR LF. A
