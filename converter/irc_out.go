@@ -125,7 +125,8 @@ func (d doc) mentions(names Names) (users []core.UserURI) {
 
 func (x IRC) message(c *Content, e *core.Event, names Names) (IRCOut, []core.Loss, error) {
 	b := bodyOf(&c.Part)
-	o := IRCOut{Kind: IRCPrivmsg, Lines: x.lines(&b, names)}
+	o := IRCOut{Kind: IRCPrivmsg}
+	o.Lines = x.lines(&b, names)
 	if len(o.Lines) == 0 {
 		return IRCOut{}, append(b.loss, lossOf(LossType, "a message without text could not be shown on IRC")), nil
 	}
@@ -153,6 +154,7 @@ func (x IRC) message(c *Content, e *core.Event, names Names) (IRCOut, []core.Los
 // lines returns the logical lines of a body, none if there is nothing to say.
 func (x IRC) lines(b *body, names Names) []string {
 	var lines []string
+	stripped := false
 	switch {
 	case b.doc == nil && strings.IndexByte(b.plain, '\n') < 0:
 		if strings.TrimSpace(b.plain) != "" {
@@ -167,10 +169,13 @@ func (x IRC) lines(b *body, names Names) []string {
 				lines = append(lines, "")
 			}
 			l := b.doc[i].mirc()
-			if x.StripFormatting {
-				l = StripFormatting(l)
+			if x.StripFormatting && hasCodes(l) {
+				l, stripped = StripFormatting(l), true
 			}
 			lines = append(lines, l)
+		}
+		if stripped {
+			b.loss = append(b.loss, lossOf(LossFormatting, "formatting is not shown on IRC"))
 		}
 	}
 	for i := range b.files {

@@ -247,6 +247,36 @@ func TestIRCHostile(t *testing.T) {
 	}
 }
 
+// Every loss has a kind of the fixed set and a sentence.
+func TestLosses(t *testing.T) {
+	n := newRoom()
+	kinds := LossKinds()
+	if len(kinds) != len(slices.Compact(slices.Sorted(slices.Values(kinds)))) {
+		t.Errorf("a kind twice: %q", kinds)
+	}
+	first := n.irc(t, ircSays("x"), "")
+	e := n.irc(t, ircSays("\x02bold\x02"), "")
+	_, strip, err := IRC{StripFormatting: true}.Outbound(e, n)
+	if err != nil || len(strip) != 1 || strip[0].Kind != LossFormatting {
+		t.Errorf("stripped: %v %v", strip, err)
+	}
+	react := n.irc(t, IRCMessage{Room: testRoom, Sender: bob, React: "👍", ReplyTo: first.ID}, "")
+	_, lost, err := Matrix{}.Outbound(react, n)
+	if err != nil || len(lost) != 1 || lost[0].Kind != LossReaction {
+		t.Errorf("a reaction to what Matrix never had: %v %v", lost, err)
+	}
+	long := ircSays(strings.Repeat("\"", maxIRCText-10))
+	out, cut, err := Matrix{}.Outbound(n.irc(t, long, ""), n)
+	if checkMatrix(t, out); err != nil || len(out) != 1 {
+		t.Errorf("long: %v %v", cut, err)
+	}
+	for _, l := range slices.Concat(strip, lost, cut) {
+		if !slices.Contains(kinds, l.Kind) || l.Text == "" {
+			t.Errorf("%+v", l)
+		}
+	}
+}
+
 func checkSplit(t testing.TB, text string, room int) {
 	t.Helper()
 	parts := SplitLine(text, room)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -204,4 +205,19 @@ func FuzzMIRC(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Hostile text costs bounded time: every one of these was quadratic in some
+// Markdown parser.
+func TestMarkdownPathological(t *testing.T) {
+	for _, unit := range []string{"*a ", "**a_", "[", "[a](", "`a``b", "<a:", "<https://", "&#", "> ", "- a\n", "~~a~", "*_", "![](<", "[`", "\\[", "a**b"} {
+		s := strings.Repeat(unit, 48<<10/len(unit))
+		start := time.Now()
+		d := parseMarkdown(s)
+		d.markdown()
+		d.html(nil)
+		if took := time.Since(start); took > 2*time.Second {
+			t.Errorf("%q: %v", unit, took)
+		}
+	}
 }
