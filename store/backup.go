@@ -79,10 +79,10 @@ func Check(ctx context.Context, file string) error {
 	if err != nil {
 		return unavailable("the file cannot be opened", err)
 	}
-	defer c.Close()
 	s := &session{eng: &sqliteEngine{}, conn: c, ctx: ctx, stmts: map[string]*sql.Stmt{}}
+	defer s.drop()
 	err = checkFile(s)
-	if core.CodeOf(err) == core.Internal {
+	if err != nil && core.CodeOf(err) == core.Internal {
 		return &core.Error{Code: core.Invalid, Text: "the file is damaged or not a database of Isthmus", Err: err}
 	}
 	return err

@@ -21,7 +21,7 @@ func roomID(name string) core.RoomID { return core.NewRoomID(home, name) }
 func message(tb testing.TB, room core.RoomID, seq uint64, origin string) core.Event {
 	tb.Helper()
 	e := core.Event{Seq: seq, Accepted: time.UnixMicro(1_800_000_000_000_000 + int64(seq)).UTC()}
-	e.Room, e.Sender = room, core.NewUserURI(home, "u", "alice")
+	e.Room, e.Sender = room, core.NewUserURI(home, "alice")
 	e.Origin = core.Origin{Network: "irc", ID: origin}
 	e.Sent = time.UnixMilli(1_800_000_000_000 + int64(seq))
 	s := core.Signed{Name: "alice", ContentType: core.ContentMIMI, Content: bytes.Repeat([]byte{'x'}, 100)}

@@ -184,13 +184,13 @@ func (db *DB) Close() error {
 	}
 	for range maxReaders {
 		if s := <-db.readers; s != nil {
-			db.eng.drop(s.conn)
+			s.drop()
 		}
 		defer func() { db.readers <- nil }() // for a View that waits to hear that it is too late
 	}
 	db.write.Lock()
 	if db.writer != nil {
-		db.eng.drop(db.writer.conn)
+		db.writer.drop()
 		db.writer = nil
 	}
 	db.write.Unlock()
@@ -273,7 +273,7 @@ func (db *DB) abandon(t *tx) {
 	failed := t.s.broken() != nil
 	_, err := t.s.exec("ROLLBACK")
 	if err != nil || failed {
-		db.eng.drop(t.s.conn)
+		t.s.drop()
 		db.writer = nil
 		clear(db.heads) // whether a failed COMMIT took effect is not known
 	}
@@ -302,14 +302,16 @@ func (db *DB) View(ctx context.Context, f func(core.Reader) error) error {
 	}
 	done := false
 	defer func() {
-		_, err := s.exec("COMMIT")
-		if err != nil || !done || s.broken() != nil {
-			db.eng.drop(s.conn)
+		if _, err := s.exec("COMMIT"); err != nil || !done || s.broken() != nil {
+			s.drop()
 			s = nil
 		}
 	}()
 	err = f(&reader{db: db, s: s})
 	done = true
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err() // the driver has other words for it
+	}
 	return err
 }
 
@@ -326,7 +328,7 @@ func (db *DB) begin(ctx context.Context, s *session, writer bool) (*session, err
 		if _, err := s.exec(stmt); err == nil {
 			return s, nil
 		}
-		db.eng.drop(s.conn)
+		s.drop()
 	}
 	if writer {
 		clear(db.heads) // without the lock, another process may have written
@@ -336,7 +338,7 @@ func (db *DB) begin(ctx context.Context, s *session, writer bool) (*session, err
 		return nil, err
 	}
 	if _, err := s.exec(stmt); err != nil {
-		db.eng.drop(s.conn)
+		s.drop()
 		return nil, err
 	}
 	return s, nil
@@ -391,6 +393,16 @@ func (s *session) stmt(q string) (*sql.Stmt, error) {
 	}
 	s.stmts[q] = st
 	return st, nil
+}
+
+// drop ends the session's connection, whatever state it is in. A statement
+// prepared on one connection is not closed with it, and one that stays keeps
+// SQLite's connection alive with its locks.
+func (s *session) drop() {
+	for _, st := range s.stmts {
+		st.Close()
+	}
+	s.eng.drop(s.conn)
 }
 
 func (s *session) fail(err error) error {

@@ -335,4 +335,10 @@ func (r *reader) Values(bucket, after string, limit int) ([]core.Value, error) {
 	return list(r.s, scanValue, `SELECT name, data FROM kv WHERE bucket = $1 AND name > $2 ORDER BY name LIMIT $3`, bucket, after, rowLimit(limit))
 }
 
-func scanValue(r scanner) (v core.Value, err error) { return v, r.Scan(&v.Key, &v.Data) }
+func scanValue(r scanner) (v core.Value, err error) {
+	err = r.Scan(&v.Key, &v.Data)
+	if v.Data == nil { // SQLite's driver says nil for no octets
+		v.Data = []byte{}
+	}
+	return v, err
+}

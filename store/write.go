@@ -29,6 +29,9 @@ func (t *tx) known(room core.RoomID) (int64, error) {
 func (t *tx) put(q string, args ...any) error { _, err := t.s.exec(q, args...); return err }
 
 func (t *tx) PutRoom(r core.Room) error {
+	if err := storable([]any{r.Policy.Key}); err != nil {
+		return err
+	}
 	policy, err := cbor.Marshal(r.Policy)
 	if err != nil {
 		return core.Errorf(core.Invalid, "room policy: %w", err)
@@ -58,7 +61,11 @@ func (t *tx) PutRoom(r core.Room) error {
 }
 
 func (t *tx) PutMember(room core.RoomID, m core.Member) error {
-	profile, err := cbor.Marshal(m.Profile)
+	p := m.Profile // CBOR writes broken UTF-8, but does not read it
+	if err := storable([]any{p.Name, p.Ident, p.Host, p.Account, p.Real, p.Avatar}); err != nil {
+		return err
+	}
+	profile, err := cbor.Marshal(p)
 	if err != nil {
 		return core.Errorf(core.Invalid, "profile: %w", err)
 	}

@@ -1,0 +1,498 @@
+package store
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/isthmus-chat/isthmus/core"
+)
+
+func TestOneProcess(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		_, err := Open(context.Background(), Options{URL: b.url, Homeserver: home})
+		refused(t, core.Unavailable, err)
+		if err == nil || !strings.Contains(core.TextOf(err), "another process") {
+			t.Errorf("unclear: %v", err)
+		}
+		b.room("still") // the holder is not disturbed
+		b.reopen()
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := b.Close(); err != nil {
+			t.Errorf("second Close: %v", err)
+		}
+		refused(t, core.Unavailable, b.Update(context.Background(), func(core.Tx) error { return nil }))
+		refused(t, core.Unavailable, b.View(context.Background(), func(core.Reader) error { return nil }))
+	})
+}
+
+func TestHomeserverIsFixed(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		b.Close()
+		_, err := Open(context.Background(), Options{URL: b.url, Homeserver: "other.test"})
+		refused(t, core.Invalid, err)
+		b.open() // and the refusal left no lock behind
+	})
+}
+
+func TestURL(t *testing.T) {
+	for _, u := range []string{"", "sqlite:", "sqlite::memory:", "mysql://x", "postgres://%zz"} {
+		_, err := Open(context.Background(), Options{URL: u})
+		refused(t, core.Invalid, err)
+	}
+	_, err := Open(context.Background(), Options{URL: "postgres://nobody:secret@127.0.0.1:1/x?sslmode=disable"})
+	refused(t, core.Unavailable, err)
+	if strings.Contains(core.TextOf(err), "secret") {
+		t.Error("the text shows the password")
+	}
+	odd := filepath.Join(t.TempDir(), "a b?c#d%e", "x.db")
+	db, err := Open(context.Background(), Options{URL: "sqlite:" + odd, Homeserver: home})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for name, mode := range map[string]os.FileMode{filepath.Dir(odd): 0o700 | os.ModeDir, odd: 0o600, odd + "-wal": 0o600, odd + ".lock": 0o600} {
+		if fi, err := os.Stat(name); err != nil || fi.Mode() != mode {
+			t.Errorf("%s: %v, %v", filepath.Base(name), fi, err)
+		}
+	}
+	if v := db.Version(); v != "sqlite, schema 0001_init" {
+		t.Errorf("version %q", v)
+	}
+}
+
+// withSchema replaces the migrations for one test.
+func withSchema(t *testing.T, change func(fstest.MapFS)) {
+	t.Helper()
+	files := fstest.MapFS{}
+	names, err := filepath.Glob("schema/*.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range names {
+		b, err := os.ReadFile(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[n] = &fstest.MapFile{Data: b}
+	}
+	change(files)
+	was := schemas
+	schemas = files
+	t.Cleanup(func() { schemas = was })
+}
+
+func TestMigrations(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		b.room("kept")
+		b.Close()
+		try := func() ([]string, error) {
+			return Migrate(context.Background(), Options{URL: b.url, Homeserver: home})
+		}
+		if applied, err := try(); err != nil || applied != nil {
+			t.Errorf("nothing to do, yet %v, %v", applied, err)
+		}
+		next := &fstest.MapFile{Data: []byte("CREATE TABLE extra (n BIGINT); INSERT INTO extra (n) VALUES (7); -- a; b\n")}
+		t.Run("broken", func(t *testing.T) {
+			withSchema(t, func(f fstest.MapFS) {
+				f["schema/0002_next.sql"] = next
+				f["schema/0003_bad.sql"] = &fstest.MapFile{Data: []byte("CREATE TABLE broken (n BIGINT); NONSENSE;")}
+			})
+			if _, err := try(); err == nil || !strings.Contains(err.Error(), "0003_bad") {
+				t.Errorf("got %v", err)
+			}
+		})
+		t.Run("gap", func(t *testing.T) {
+			withSchema(t, func(f fstest.MapFS) { f["schema/0003_next.sql"] = next })
+			_, err := try()
+			refused(t, core.Internal, err)
+		})
+		t.Run("forward", func(t *testing.T) { // all of the broken run was rolled back
+			withSchema(t, func(f fstest.MapFS) { f["schema/0002_next.sql"] = next })
+			if applied, err := try(); err != nil || !slices.Equal(applied, []string{"0002_next"}) {
+				t.Errorf("applied %v, %v", applied, err)
+			}
+			b.open()
+			see(b, plainRoom("kept"), func(r core.Reader) (core.Room, error) { return r.Room(roomID("kept")) })
+			b.Close()
+		})
+		t.Run("newer", func(t *testing.T) {
+			_, err := try()
+			refused(t, core.Unsupported, err)
+		})
+		t.Run("changed", func(t *testing.T) {
+			withSchema(t, func(f fstest.MapFS) {
+				f["schema/0002_next.sql"] = &fstest.MapFile{Data: append(slices.Clone(next.Data), ' ')}
+			})
+			_, err := try()
+			refused(t, core.Unsupported, err)
+		})
+	})
+}
+
+func TestBackup(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		ctx, dir := context.Background(), t.TempDir()
+		file := filepath.Join(dir, "backup.db")
+		if strings.HasPrefix(b.url, "postgres") {
+			err := b.Backup(ctx, file)
+			refused(t, core.Unsupported, err)
+			if err == nil || !strings.Contains(core.TextOf(err), "pg_dump") {
+				t.Errorf("no advice: %v", err)
+			}
+			return
+		}
+		room := b.room("log")
+		b.log(room, 1, 500)
+		b.do(func(tx core.Tx) error { return tx.Append(message(t, room, 501, "$x")) })
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		go func() { // it is online
+			defer close(stopped)
+			for seq := uint64(502); ; seq++ {
+				select {
+				case <-stop:
+					return
+				default:
+					b.log(room, seq, seq)
+				}
+			}
+		}()
+		err := b.Backup(ctx, file)
+		close(stop)
+		<-stopped
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused(t, core.Conflict, b.Backup(ctx, file))
+		if fi, err := os.Stat(file); err != nil || fi.Mode() != 0o600 {
+			t.Errorf("%v, %v", fi, err)
+		}
+		if err := Check(ctx, file); err != nil {
+			t.Errorf("check of a good backup: %v", err)
+		}
+		refused(t, core.NotFound, Check(ctx, filepath.Join(dir, "none")))
+		for name, q := range map[string]string{
+			"gap":       `DELETE FROM events WHERE seq = 7`,
+			"start":     `DELETE FROM events WHERE seq = 1`,
+			"record":    `UPDATE events SET record = x'01' WHERE seq = 9`,
+			"origin":    `UPDATE origins SET seq = 99999999`,
+			"room":      `UPDATE events SET room = 77`,
+			"migration": `UPDATE migrations SET checksum = 'x'`,
+			"newer":     `INSERT INTO migrations VALUES (2, '0002_future', 'x', 0)`,
+			"schema":    `DROP TABLE kv; DROP TABLE events`,
+		} {
+			bad := filepath.Join(dir, name)
+			damage(t, file, bad, q)
+			if err := Check(ctx, bad); err == nil {
+				t.Errorf("%s: the damage went unseen", name)
+			}
+		}
+		whole, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 4096 {
+			whole[len(whole)/2+i] ^= 0x5a
+		}
+		for name, data := range map[string][]byte{"flipped": whole, "cut": whole[:len(whole)/3], "empty": nil, "text": []byte("hello, world: not a database at all")} {
+			bad := filepath.Join(dir, name)
+			if err := os.WriteFile(bad, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			refused(t, core.Invalid, Check(ctx, bad))
+		}
+		// Restored, it works.
+		b.Close()
+		b.url = "sqlite:" + file
+		b.open()
+		head, err := read(b, func(r core.Reader) (uint64, error) { s, _, err := r.Head(room); return s, err })
+		if err != nil || head < 501 {
+			t.Errorf("head %d, %v", head, err)
+		}
+		b.log(room, head+1, head+1)
+	})
+}
+
+func damage(t *testing.T, from, to, q string) {
+	t.Helper()
+	b, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(q); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDiskFull(t *testing.T) {
+	path := "sqlite:" + filepath.Join(t.TempDir(), "full.db")
+	open := func(pages int) *bed {
+		db, err := Open(context.Background(), Options{URL: path, Homeserver: home, maxPages: pages})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { db.Close() })
+		return &bed{t: t, DB: db, url: path}
+	}
+	b := open(200)
+	room, seq := b.room("log"), uint64(0)
+	var err error
+	for err == nil && seq < 100_000 {
+		if err = b.Update(context.Background(), func(tx core.Tx) error { return tx.Append(message(t, room, seq+1, "")) }); err == nil {
+			seq++
+		}
+	}
+	refused(t, core.Unavailable, err)
+	whole := func() {
+		t.Helper()
+		es, err := read(b, func(r core.Reader) ([]core.Event, error) { return r.Events(room, core.Range{Limit: 1 << 20}) })
+		if err != nil || uint64(len(es)) != seq {
+			t.Errorf("%d events of %d, %v", len(es), seq, err)
+		}
+	}
+	whole() // reading goes on
+	refused(t, core.Unavailable, b.Update(context.Background(), func(tx core.Tx) error {
+		tx.Append(message(t, room, seq+1, "")) // a failure that is swallowed must not commit
+		for i := range 100 {
+			tx.PutValue("b", fmt.Sprint(i), make([]byte, 4096))
+		}
+		return nil
+	}))
+	b.eng.(*sqliteEngine).maxPages = 10_000 // space again: the same store goes on
+	b.writer = nil
+	seq++
+	b.log(room, seq, seq)
+	whole()
+}
+
+// TestDatabaseGone ends the writer's and the readers' connections, then the
+// whole server, and expects the same store to work again each time.
+func TestDatabaseGone(t *testing.T) {
+	s, err := postgres()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bed{t: t, url: s.database(t)}
+	b.open()
+	room := b.room("log")
+	b.log(room, 1, 3)
+	head := func(r core.Reader) (uint64, error) { s, _, err := r.Head(room); return s, err }
+	see(b, 3, head)
+
+	terminate := `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'isthmus_test_%'`
+	s.exec(t, terminate)
+	b.log(room, 4, 4) // between transactions nothing is noticed
+	see(b, 4, head)
+	err = b.Update(context.Background(), func(tx core.Tx) error {
+		s.exec(t, terminate)
+		return tx.Append(message(t, room, 5, ""))
+	})
+	refused(t, core.Unavailable, err)
+	b.log(room, 5, 5)
+	_, err = Open(context.Background(), Options{URL: b.url, Homeserver: home})
+	refused(t, core.Unavailable, err) // the lock was taken again
+
+	if s.dir == "" {
+		return // not our server to stop
+	}
+	s.kill()
+	refused(t, core.Unavailable, b.Update(context.Background(), func(tx core.Tx) error { return nil }))
+	refused(t, core.Unavailable, b.View(context.Background(), func(core.Reader) error { return nil }))
+	if err := s.start(); err != nil {
+		t.Fatal(err)
+	}
+	b.log(room, 6, 6)
+	see(b, 6, head)
+}
+
+// TestLockLost lets another process take the database while our connection is
+// dead: we must not write until it lets go, and then know what it wrote.
+func TestLockLost(t *testing.T) {
+	s, err := postgres()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bed{t: t, url: s.database(t)}
+	b.open()
+	room := b.room("log")
+	b.log(room, 1, 3)
+	s.exec(t, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'isthmus_test_%'`)
+	thief := &bed{t: t, url: b.url}
+	thief.open()
+	refused(t, core.Unavailable, b.Update(context.Background(), func(tx core.Tx) error { return tx.Append(message(t, room, 4, "")) }))
+	thief.log(room, 4, 6)
+	thief.Close()
+	b.log(room, 7, 7)
+	see(b, []uint64{1, 2, 3, 4, 5, 6, 7}, func(r core.Reader) ([]uint64, error) { return seqs(r.Events(room, core.Range{Limit: 9})) })
+}
+
+const crashRoom = "crash"
+
+// child writes without end and says each Seq after its commit. It runs in a
+// process of its own, which the test kills.
+func child(url string) int {
+	db, err := Open(context.Background(), Options{URL: url, Homeserver: home})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	room := roomID(crashRoom)
+	out := bufio.NewWriter(os.Stdout)
+	for {
+		var upTo uint64
+		err := db.Update(context.Background(), func(tx core.Tx) error {
+			if err := tx.PutRoom(plainRoom(crashRoom)); err != nil {
+				return err
+			}
+			head, _, err := tx.Head(room)
+			for upTo = head; err == nil && upTo < head+7; {
+				upTo++
+				err = tx.Append(message(&testing.B{}, room, upTo, fmt.Sprint("$", upTo)))
+			}
+			return err
+		})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		fmt.Fprintln(out, upTo)
+		out.Flush()
+	}
+}
+
+func TestKilled(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		room, acked := roomID(crashRoom), uint64(0)
+		for round := range 5 {
+			b.Close()
+			c := exec.Command(os.Args[0])
+			c.Env = append(os.Environ(), "ISTHMUS_STORE_CHILD="+b.url)
+			c.Stderr = os.Stderr
+			out, err := c.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			lines := bufio.NewScanner(out)
+			for n := 0; lines.Scan(); n++ { // until the pipe ends: what was said before the kill counts
+				if acked, err = strconv.ParseUint(lines.Text(), 10, 64); err != nil {
+					t.Fatal(err)
+				}
+				if n == 40+round*17 {
+					c.Process.Kill()
+				}
+			}
+			c.Wait()
+			if acked == 0 {
+				t.Fatal("the child wrote nothing")
+			}
+			b.open()
+			es, err := read(b, func(r core.Reader) ([]core.Event, error) { return r.Events(room, core.Range{Limit: 1 << 20}) })
+			if err != nil || uint64(len(es)) < acked || len(es)%7 != 0 {
+				t.Fatalf("round %d: %d events, %d were acknowledged: %v", round, len(es), acked, err)
+			}
+			for i, e := range es {
+				if e.Seq != uint64(i+1) || e.Origin.ID != fmt.Sprint("$", i+1) {
+					t.Fatalf("event %d has Seq %d", i+1, e.Seq)
+				}
+			}
+		}
+	})
+}
+
+// TestTogether reads while it writes, past several checkpoints, and expects every
+// view to see a dense log; run it with -race.
+func TestTogether(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		room := b.room("log")
+		var stop atomic.Bool
+		var wg sync.WaitGroup
+		for range 2 * maxReaders {
+			wg.Go(func() {
+				for !stop.Load() {
+					err := b.View(context.Background(), func(r core.Reader) error {
+						head, _, err := r.Head(room)
+						if err != nil {
+							return err
+						}
+						es, err := r.Events(room, core.Range{Limit: 20, Newest: true})
+						if err == nil && head > 0 && (len(es) != int(min(head, 20)) || es[len(es)-1].Seq != head) {
+							err = errors.New("a view saw half a transaction")
+						}
+						return err
+					})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		start, seq := time.Now(), uint64(0)
+		for range 60 {
+			b.log(room, seq+1, seq+200)
+			seq += 200
+		}
+		stop.Store(true)
+		wg.Wait()
+		t.Logf("%d events in %v", seq, time.Since(start))
+		see(b, seq, func(r core.Reader) (uint64, error) { s, _, err := r.Head(room); return s, err })
+	})
+}
+
+// TestWALIsReused holds the checkpointer to its purpose: a long run of commits
+// must not make the write-ahead log longer and longer.
+func TestWALIsReused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "wal.db")
+	db, err := Open(context.Background(), Options{URL: "sqlite:" + path, Homeserver: home})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bed{t: t, DB: db}
+	t.Cleanup(func() { db.Close() })
+	room, seq := b.room("log"), uint64(0)
+	for range 150 { // about 80 MB of records
+		b.log(room, seq+1, seq+1000)
+		seq += 1000
+	}
+	fi, err := os.Stat(path + "-wal")
+	if err != nil || fi.Size() > 3*checkpointPages*pageSize {
+		t.Errorf("the write-ahead log has %d octets, %v", fi.Size(), err)
+	}
+}
+
+func TestStatements(t *testing.T) {
+	got := map[string]string{}
+	for _, e := range []string{"sqlite", "postgres"} {
+		got[e] = strings.Join(statements("-- c; d\nA /*sqlite: B*/ C /*postgres: D*/;\n\nE;", e), "|")
+	}
+	if want := map[string]string{"sqlite": "A B C|E", "postgres": "A  C D|E"}; !maps.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}
