@@ -43,6 +43,9 @@ func cmdJoin(s *session, l *line) {
 		s.partAll()
 		return
 	}
+	if s.caps().has(capReadMarker) {
+		s.loadMarkers()
+	}
 	names, keys := list(l.params[0], s.srv.cfg.Channels), strings.Split(l.param(1), ",")
 	var js []joining
 	var es []core.Envelope
@@ -92,6 +95,7 @@ func cmdJoin(s *session, l *line) {
 		w.mu.RLock()
 		if ch := w.rooms[js[i].room]; ch != nil && ch.index[s.user] != nil {
 			s.showTopic(ch, false)
+			s.showMarker(ch)
 			if s.caps()&(capNoImplicitNames|capDraftNoImplicitNames) == 0 {
 				s.names(ch)
 			}
@@ -100,14 +104,9 @@ func cmdJoin(s *session, l *line) {
 			}
 		}
 		w.mu.RUnlock()
-		if joinedHook != nil {
-			joinedHook(s, js[i].name, js[i].room)
-		}
+		s.afterJoin(js[i].name)
 	}
 }
-
-// joinedHook is called after a JOIN was answered; history.go sets it.
-var joinedHook func(s *session, name string, room core.RoomID)
 
 // create makes the room of a channel that nobody has joined before.
 func (s *session) create(name string, room core.RoomID, p core.Profile) bool {
@@ -154,6 +153,7 @@ func (s *session) showJoined(ch *channel) {
 	}
 	s.out = append(s.out, '\r', '\n')
 	s.showTopic(ch, false)
+	s.showMarker(ch)
 	if s.caps()&(capNoImplicitNames|capDraftNoImplicitNames) == 0 {
 		s.names(ch)
 	}

@@ -161,8 +161,21 @@ func (srv *Server) applyJoin(ch *channel, e *core.Event, st *stamp) {
 		w.users[u.uri] = u
 	}
 	m := w.enter(ch, u, c.Role)
+	m.since = e.Seq
 	st.account, st.bot = u.profile.Account, u.profile.Bot
-	f := &fan{mask: tagCaps | capExtendedJoin, encode: func(b []byte, caps capSet) []byte {
+	srv.toChannel(ch, e, srv.joinFan(ch, u, st))
+	if letter := roleLetter(m.role); letter != 0 { // shown as given by the server
+		g := middleFan(&stamp{at: st.at}, srv.cfg.ServerName, " MODE", ch.name(), "+"+string(letter), u.profile.Name)
+		srv.toSessions(except(ch.receivers, u), e, g)
+	}
+	if u.away != "" {
+		srv.toSessions(except(ch.receivers, u), e, awayFan(u, st))
+	}
+}
+
+// joinFan is the JOIN of u.
+func (srv *Server) joinFan(ch *channel, u *user, st *stamp) *fan {
+	return &fan{mask: tagCaps | capExtendedJoin, encode: func(b []byte, caps capSet) []byte {
 		b = appendStamp(b, 0, caps, st)
 		b, body := endTags(b, 0, u.source())
 		b = appendMiddle(append(b, " JOIN"...), ch.name())
@@ -172,14 +185,6 @@ func (srv *Server) applyJoin(ch *channel, e *core.Event, st *stamp) {
 		}
 		return endLine(b, body)
 	}}
-	srv.toChannel(ch, e, f)
-	if letter := roleLetter(m.role); letter != 0 { // shown as given by the server
-		g := middleFan(&stamp{at: st.at}, srv.cfg.ServerName, " MODE", ch.name(), "+"+string(letter), u.profile.Name)
-		srv.toSessions(except(ch.receivers, u), e, g)
-	}
-	if u.away != "" {
-		srv.toSessions(except(ch.receivers, u), e, awayFan(u, st))
-	}
 }
 
 func except(ss []*session, u *user) []*session {
@@ -281,17 +286,7 @@ func (srv *Server) applyName(ch *channel, e *core.Event, st *stamp) {
 	delete(w.channels, ch.fold)
 	ch.room.Name, ch.fold = name, w.fold.fold(name)
 	w.channels[ch.fold] = ch
-	rename := stampedFan(st, srv.sourceOf(e), " RENAME", old, name, "")
-	for _, s := range ch.receivers {
-		if s.caps().has(capChannelRename) {
-			rename.send(s)
-			continue
-		}
-		from := s.user.source()
-		stampedFan(st, from, " PART", old, "Changing channel name").send(s)
-		middleFan(st, from, " JOIN", name).send(s)
-		s.queue.push(srv.namesBlock(s, ch))
-	}
+	srv.showRename(ch, e, st, old)
 }
 
 func (srv *Server) applyInvite(ch *channel, e *core.Event, st *stamp) {
@@ -334,10 +329,14 @@ func (srv *Server) showProfile(u *user, p core.Profile, st *stamp) {
 		w.nicks[fold] = u
 	}
 	u.setProfile(p)
-	peers := w.peers(u)
+	peers, audience := w.peers(u), w.audience(u)
 	st = &stamp{id: core.EventID{}, at: st.at, account: p.Account, bot: p.Bot}
 	tell := func(need capSet, f *fan) {
-		for _, s := range peers {
+		ss := audience
+		if need == 0 { // a NICK is for those who know the old one
+			ss = peers
+		}
+		for _, s := range ss {
 			if s.caps()&need != need || s.user == u && s.capture("", f) {
 				continue
 			}
@@ -346,6 +345,7 @@ func (srv *Server) showProfile(u *user, p core.Profile, st *stamp) {
 	}
 	if p.Name != old.Name {
 		tell(0, stampedFan(st, from, " NICK", p.Name))
+		w.renamed(u, old)
 	}
 	if p.Ident != old.Ident || p.Host != old.Host {
 		tell(capChghost, middleFan(st, p.Name+from[strings.IndexByte(from, '!'):], " CHGHOST", p.Ident, p.Host))
@@ -356,6 +356,7 @@ func (srv *Server) showProfile(u *user, p core.Profile, st *stamp) {
 	if p.Real != old.Real {
 		tell(capSetname, stampedFan(st, u.source(), " SETNAME", p.Real))
 	}
+	srv.showProfileMeta(u, &old)
 }
 
 // remoteProfile fits the profile of somebody another network relays to IRC.

@@ -116,6 +116,8 @@ type message struct {
 	out    converter.IRCOut
 	source string
 	target string
+	relay  string // who relayed it by RELAYMSG, "" for what users say themselves
+	about  string // the channel that a private message belongs to (+channel-context)
 }
 
 // extra are tags that only one line of one session has: label, batch.
@@ -211,9 +213,7 @@ func appendPieces(b []byte, caps capSet, m *message, x extra, command string, pi
 		from := len(b)
 		b = appendExtra(b, from, x)
 		b = appendStamp(b, from, caps, &st)
-		if caps.has(capMessageTags) {
-			b = appendReply(b, from, m.out.ReplyTo)
-		}
+		b = appendAbout(b, from, caps, m)
 		b = m.appendBody(b, from, command, p.text)
 		st.id, x.label = core.EventID{}, ""
 	}
@@ -235,7 +235,7 @@ func (srv *Server) appendMultiline(b []byte, caps capSet, m *message, x extra, c
 	from := len(b)
 	b = appendExtra(b, from, x)
 	b = appendStamp(b, from, caps, &m.stamp)
-	b = appendReply(b, from, m.out.ReplyTo)
+	b = appendAbout(b, from, caps, m)
 	b, body := endTags(b, from, m.source)
 	b = append(b, " BATCH +"+ref+" draft/multiline"...)
 	b = endLine(appendMiddle(b, m.target), body)
@@ -327,14 +327,17 @@ func (srv *Server) messageOf(ch *channel, e *core.Event, m *message) bool {
 		return false
 	}
 	m.id, m.at, m.target = e.ID, e.Accepted, ch.name()
+	s, _ := e.Signed()
 	if u := srv.world.users[e.Sender]; u != nil {
 		m.source, m.account, m.bot = u.source(), u.profile.Account, u.profile.Bot
+		if source, ok := relayedAs(u, s.Name, srv.cfg.NickLen); ok {
+			m.source, m.relay = source, u.profile.Name
+		}
 	} else {
-		s, _ := e.Signed()
 		m.source = nickFrom(s.Name, srv.cfg.NickLen) + "!~u@" + hostOf(e.Sender)
 	}
 	if ch.room.Direct {
-		m.target = srv.nickOf(ch.other(e.Sender))
+		m.target, m.about = srv.nickOf(ch.other(e.Sender)), contextOf(s.Content)
 	}
 	return true
 }

@@ -1,8 +1,10 @@
 package irc
 
 import (
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/isthmus-chat/isthmus/core"
@@ -64,27 +66,43 @@ func coreISupport(srv *Server) []string {
 // perISupport is how many tokens stand on one line.
 const perISupport = 12
 
+// isupportLines are the parameters of the 005 lines. They do not change while
+// the server runs.
+func (srv *Server) isupportLines() [][]string {
+	srv.tokens.once.Do(func() {
+		var all []string
+		for _, f := range isupportTables {
+			all = append(all, f(srv)...)
+		}
+		for part := range slices.Chunk(all, perISupport) {
+			srv.tokens.lines = append(srv.tokens.lines, append(slices.Clone(part), "are supported by this server"))
+		}
+	})
+	return srv.tokens.lines
+}
+
+// isupportTokens keeps what isupportLines makes.
+type isupportTokens struct {
+	once  sync.Once
+	lines [][]string
+}
+
 // isupport sends 005, as a batch to clients with draft/extended-isupport.
 func (s *session) isupport() {
-	var tokens []string
-	for _, f := range isupportTables {
-		tokens = append(tokens, f(s.srv)...)
-	}
-	const tail = "are supported by this server"
 	if s.caps().has(capExtendedISupport) && s.caps().has(capBatch) {
 		ref := s.srv.batchRef()
 		s.out = append(s.out, ":"+s.srv.cfg.ServerName+" BATCH +"+ref+" draft/isupport\r\n"...)
 		defer func() { s.out = append(s.out, ":"+s.srv.cfg.ServerName+" BATCH -"+ref+"\r\n"...) }()
-		for i := 0; i < len(tokens); i += perISupport {
+		for _, params := range s.srv.isupportLines() {
 			from := len(s.out)
-			s.num("005", append(append([]string(nil), tokens[i:min(i+perISupport, len(tokens))]...), tail)...)
+			s.num("005", params...)
 			line := append([]byte(nil), s.out[from:]...)
 			s.out = addTag(s.out[:from], line, "batch", ref)
 		}
 		return
 	}
-	for i := 0; i < len(tokens); i += perISupport {
-		s.num("005", append(append([]string(nil), tokens[i:min(i+perISupport, len(tokens))]...), tail)...)
+	for _, params := range s.srv.isupportLines() {
+		s.num("005", params...)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/isthmus-chat/isthmus/converter"
 )
 
 // Bounds of a line (https://modern.ircdocs.horse and
@@ -35,6 +37,7 @@ type line struct {
 	tags    []tag
 	command string // upper case
 	params  []string
+	lines   []converter.IRCLine // of a multiline batch; the reader never sets it
 }
 
 // tag returns the value of the last tag called key.

@@ -181,7 +181,7 @@ func (srv *Server) loadRoom(r core.Reader, room core.Room) error {
 	} else {
 		for _, m := range members {
 			if m.Joined {
-				w.enter(ch, srv.memberUser(m), m.Role)
+				w.enter(ch, srv.memberUser(m), m.Role).since = m.Since
 			}
 		}
 	}

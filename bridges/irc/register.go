@@ -69,7 +69,10 @@ func cmdNick(s *session, l *line) {
 	case !s.srv.nickAllowed(nick):
 		s.num("432", nick, "Erroneous nickname")
 	case s.reg != nil:
-		if s.reg.nick == "" || s.srv.world.fold.fold(s.reg.nick) != s.srv.world.fold.fold(nick) {
+		// A client that is about to log in names the nick it has at its other
+		// sessions; whether it may is decided when it is let in.
+		login := s.reg.negotiating || s.reg.pass != ""
+		if !login && (s.reg.nick == "" || s.srv.world.fold.fold(s.reg.nick) != s.srv.world.fold.fold(nick)) {
 			if s.srv.nickTaken(nick, s.accountName()) {
 				s.num("433", nick, "Nickname is already in use")
 				return
@@ -201,6 +204,7 @@ func (s *session) claimLocked() (done, ok bool) {
 	w.nicks[w.fold.fold(r.nick)] = u
 	s.user, s.reg = u, nil
 	w.attach(s, u)
+	w.arrived(u)
 	srv.peak = max(srv.peak, len(w.users))
 	return true, true
 }
@@ -214,16 +218,24 @@ func guestID() string {
 	return guestText.EncodeToString(b[:])
 }
 
+// welcomeSize is what a welcome takes with a short MOTD, in octets.
+const welcomeSize = 3 << 10
+
 // welcome says hello, and where the account's other sessions are.
 func (s *session) welcome() {
 	srv := s.srv
 	cfg := &srv.cfg
+	s.out = slices.Grow(s.out, welcomeSize)
 	s.num("001", "Welcome to the "+cfg.Network+" network, "+s.user.source())
 	s.num("002", "Your host is "+cfg.ServerName+", running "+Version)
 	s.num("003", "This server was started "+srv.started.UTC().Format(time.RFC1123))
 	s.num("004", cfg.ServerName, Version, "BRioqw", userChanModes, "Ibehklov")
 	s.isupport()
 	s.lusers()
+	if s.caps().has(capReadMarker) {
+		s.loadMarkers()
+	}
+	s.startMetadata()
 	s.motd()
 	w := srv.world
 	w.mu.RLock()

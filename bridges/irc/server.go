@@ -89,12 +89,15 @@ type Server struct {
 	refs      atomic.Uint64 // batch references
 	running   sync.WaitGroup
 
-	flush   *flusher
-	loading load_
-	recent  recentEvents
-	parting departures
-	peak    int // most users at once; under the world's lock
-	text    atomic.Pointer[texts]
+	flush     *flusher
+	tokens    isupportTokens
+	loading   load_
+	recent    recentEvents
+	parting   departures
+	peak      int        // most users at once; under the world's lock
+	metaMu    sync.Mutex // taken after the world's lock, never before it
+	metaStore sync.Mutex // while metadata is being stored; never taken under the world lock
+	text      atomic.Pointer[texts]
 }
 
 // New returns a server that does nothing before Run.
@@ -183,6 +186,7 @@ func (srv *Server) goodbye(s *session) {
 	w := srv.world
 	w.mu.Lock()
 	delete(w.sessions, s)
+	w.unwatch(s)
 	u := s.user
 	last := u != nil && w.detach(s, u)
 	if last {

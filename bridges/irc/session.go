@@ -65,6 +65,12 @@ type session struct {
 	why       string // why the session ends
 	seed      [16]byte
 
+	batch    *openBatch          // of the client: lines of one message that still come
+	watching map[string]string   // MONITOR: folded nick to nick; under the world's lock
+	subs     map[string]struct{} // METADATA SUB; under the Server's metaMu
+	preMeta  map[string]string   // METADATA SET before registration
+	away     string              // this client's own; under the world's lock
+
 	mu       sync.Mutex
 	inflight []pending // being submitted
 	captured []byte    // what Publish answered to the labelled command
@@ -170,6 +176,12 @@ func (s *session) handle(l *line) int {
 		if v := l.tag("label"); len(v) <= maxLabel {
 			s.label = v
 		}
+	}
+	if s.batch != nil && s.inBatch(l) {
+		if s.batch != nil && s.batch.failed {
+			return 1
+		}
+		return 0 // its opening and its end pay, and its lines are bounded
 	}
 	c, ok := commands[l.command]
 	if ok && c.talk && s.reg == nil && len(l.params) >= c.min {

@@ -113,7 +113,10 @@ func (s *session) talkTo(l *line, target, label string, inAnswer bool) {
 	}
 	var env core.Envelope
 	if err == nil {
-		env, err = s.srv.convert.Inbound(m, lockedNames{worldNames{srv: s.srv}})
+		env, err = s.srv.convert.Inbound(m, storeNames{lockedNames{worldNames{srv: s.srv}}, s, room})
+	}
+	if err == nil && len(l.tags) > 0 && target[0] != '#' {
+		env = s.withContext(env, l)
 	}
 	if err != nil {
 		if l.command == "PRIVMSG" || label != "" || inAnswer {
@@ -257,7 +260,9 @@ func (s *session) messageFor(l *line, room core.RoomID, _ core.Role) (m converte
 		}
 		return m, false, nil
 	}
-	m.Lines = []converter.IRCLine{{Text: l.params[1]}}
+	if m.Lines = l.lines; m.Lines == nil {
+		m.Lines = []converter.IRCLine{{Text: l.params[1]}}
+	}
 	return m, false, nil
 }
 
@@ -277,28 +282,19 @@ func (s *session) signal(l *line, room core.RoomID) {
 	}
 	sig := core.Signal{Room: room, Sender: s.user.uri, Name: s.user.shown(), Origin: core.NetworkIRC, Tags: map[string]string{}}
 	for _, t := range l.tags {
-		if strings.HasPrefix(t.key, "+") && len(sig.Tags) < maxSignalTags && validTagKey(t.key) {
+		if liveTags[t.key] && len(sig.Tags) < maxSignalTags {
 			sig.Tags[t.key] = t.value
 		}
 	}
 	switch v := sig.Tags["+typing"]; v {
 	case "active", "paused", "done":
 		sig.Typing = v
+	default:
+		delete(sig.Tags, "+typing")
 	}
 	if len(sig.Tags) > 0 {
 		s.srv.gw.Signal(sig)
 	}
-}
-
-// validTagKey holds a key to the grammar of message tags.
-func validTagKey(k string) bool {
-	for i := 1; i < len(k); i++ {
-		c := k[i]
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '/' || c == '.') {
-			return false
-		}
-	}
-	return len(k) > 1
 }
 
 // awayOfTarget returns what tells the sender that a nick is away, nil if not.

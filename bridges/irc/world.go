@@ -17,6 +17,8 @@ type world struct {
 	channels map[string]*channel // by folded name
 	rooms    map[core.RoomID]*channel
 	sessions map[*session]struct{}
+	watch    watchlist
+	past     pastNicks
 }
 
 func newWorld(fold casemap) *world {
@@ -35,6 +37,8 @@ type user struct {
 	in       []*member // the channels they are in
 	gone     bool      // has said goodbye; memberships are being ended
 	at       int64     // Unix seconds when they came
+	meta     *metaSet  // under the Server's metaMu; nil until loaded
+	markers  *markers  // how far an account, or a guest, has read
 	mask     atomic.Pointer[string]
 }
 
@@ -80,14 +84,17 @@ type channel struct {
 	bans      []core.Ban
 	seq       uint64 // last event applied
 	pair      [2]core.UserURI
+	meta      *metaSet // under the Server's metaMu; nil until loaded
+	why       string   // reason of a RENAME that is being stored
 }
 
 // A member is one user in one channel.
 type member struct {
-	user *user
-	ch   *channel
-	role core.Role
-	pos  int // in ch.members
+	user  *user
+	ch    *channel
+	role  core.Role
+	pos   int    // in ch.members
+	since uint64 // Seq of the join: with SinceJoin nothing before it is shown
 }
 
 func (ch *channel) name() string { return ch.room.Name }
@@ -177,6 +184,7 @@ func (ch *channel) drop(s *session) {
 func (w *world) forget(u *user) {
 	if fold := w.fold.fold(u.profile.Name); w.nicks[fold] == u {
 		delete(w.nicks, fold)
+		w.departed(u, u.profile)
 	}
 	if w.users[u.uri] == u {
 		delete(w.users, u.uri)
@@ -216,6 +224,7 @@ func (w *world) remote(uri core.UserURI, p core.Profile, suffix string, nickLen 
 	u.setProfile(p)
 	w.users[uri] = u
 	w.nicks[w.fold.fold(p.Name)] = u
+	w.arrived(u)
 	return u
 }
 
