@@ -26,6 +26,7 @@ type admin struct {
 	domain    string
 	fold      func(channel string) string
 	backup    func(ctx context.Context, file string) error
+	names     map[string]core.Network // by their names in the configuration
 	linkers   map[core.Network]linker // empty where no bridges run
 	caps      map[core.Network]core.Caps
 	passwords irc.Passwords
@@ -33,8 +34,9 @@ type admin struct {
 	now       func() time.Time
 }
 
-// A linker is a bridge that enters or makes places.
+// A linker is a bridge that enters, makes and leaves places.
 type linker interface {
+	Unlink(ctx context.Context, id string) error
 	EnsureLink(ctx context.Context, l core.Link, o matrix.LinkOptions) (core.Link, error)
 }
 

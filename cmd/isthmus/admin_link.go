@@ -72,11 +72,13 @@ func (a *admin) linkList(ctx context.Context, _ nothing) (out linkList, err erro
 
 type linkAdd struct {
 	Room    string `json:"room"`
-	Network string `json:"network"` // "" = the only one configured
+	Network string `json:"network"` // or its name in the configuration; "" = the only one
 	Place   string `json:"place"`   // "" = make one
 	Owner   string `json:"owner"`
 	Mirror  bool   `json:"mirror"`
-	Public  bool   `json:"public"` // a place that is made is open to everybody
+	// Of a place that is made: open to everybody, and who is invited.
+	Public bool     `json:"public"`
+	Invite []string `json:"invite"`
 
 	// Unchecked makes the link without entering the place: the network may be
 	// away, and the bridge enters when it is back.
@@ -116,7 +118,7 @@ func (a *admin) linkAdd(ctx context.Context, req linkAdd) (linkInfo, error) {
 	if req.Unchecked {
 		_, err = a.gw.Do(ctx, core.PutLink{Link: l, Caps: a.caps[network]})
 	} else {
-		l, err = bridge.EnsureLink(ctx, l, matrix.LinkOptions{Create: l.Place == "", Public: req.Public})
+		l, err = bridge.EnsureLink(ctx, l, matrix.LinkOptions{Create: l.Place == "", Public: req.Public, Invite: req.Invite})
 	}
 	if err != nil {
 		return linkInfo{}, err
@@ -125,7 +127,8 @@ func (a *admin) linkAdd(ctx context.Context, req linkAdd) (linkInfo, error) {
 	return out, err
 }
 
-// network finds a linkable network by name; one alone needs no name.
+// network finds a linkable network by its name, or by the one that the
+// configuration gives it; one alone needs no name.
 func (a *admin) network(name string) (core.Network, error) {
 	var known []string
 	for n := range a.caps {
@@ -137,6 +140,8 @@ func (a *admin) network(name string) (core.Network, error) {
 		return "", core.Errorf(core.NotFound, "no network to link is configured: see the matrix section of the configuration")
 	case name == "" && len(known) == 1:
 		return core.Network(known[0]), nil
+	case a.names[name] != "":
+		return a.names[name], nil
 	case slices.Contains(known, name):
 		return core.Network(name), nil
 	}
@@ -144,7 +149,8 @@ func (a *admin) network(name string) (core.Network, error) {
 }
 
 type linkRef struct {
-	ID string `json:"id"`
+	ID        string `json:"id"`
+	Unchecked bool   `json:"unchecked"` // remove: leave our users in the place
 }
 
 // findLink returns a link, as stored and as shown.
@@ -167,12 +173,22 @@ func (a *admin) findLink(ctx context.Context, id string) (l core.Link, out linkI
 	return l, out, err
 }
 
+// linkRemove ends a link. The bridge takes our users out of the place, and the
+// users from there out of the room, before it forgets the link.
 func (a *admin) linkRemove(ctx context.Context, req linkRef) (linkInfo, error) {
-	_, out, err := a.findLink(ctx, req.ID)
+	l, out, err := a.findLink(ctx, req.ID)
 	if err != nil {
 		return out, err
 	}
-	_, err = a.gw.Do(ctx, core.DropLink{ID: req.ID})
+	bridge := a.linkers[l.Network]
+	switch {
+	case req.Unchecked:
+		_, err = a.gw.Do(ctx, core.DropLink{ID: req.ID})
+	case bridge == nil:
+		err = core.Errorf(core.Unavailable, "our users can leave the place only while the server runs: start it, or remove the link with --unchecked")
+	default:
+		err = bridge.Unlink(ctx, req.ID)
+	}
 	return out, err
 }
 

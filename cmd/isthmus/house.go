@@ -88,7 +88,10 @@ func newEngine(domain string, key ed25519.PrivateKey) *core.Engine {
 func (h *house) admin() *admin {
 	a := &admin{gw: h.rt, domain: h.cfg.Domain, fold: channelFold(h.cfg), backup: h.db.Backup,
 		passwords: passwords(h.cfg), started: time.Now(), now: time.Now}
-	a.caps = capsOf(h.cfg)
+	a.caps, a.names = capsOf(h.cfg), map[string]core.Network{}
+	for _, m := range h.cfg.Matrix {
+		a.names[m.Name] = matrixNetwork(m)
+	}
 	if h.nets != nil {
 		a.linkers = h.nets.linkers()
 	}

@@ -92,27 +92,7 @@ func clip(s string) string {
 
 func (c *cli) linkCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "link", Short: "link rooms to other networks", Args: cobra.NoArgs, RunE: needsSubcommand}
-	var req linkAdd
-	add := &cobra.Command{
-		Use: "add ROOM [PLACE]", Short: "link a room to a place on a network; without PLACE, make one there",
-		Example: "  isthmus link add '#lobby' '!abcdef:example.org'\n  isthmus link add '#lobby' --network matrix:example.org",
-		Args:    cobra.RangeArgs(1, 2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			req.Room = args[0]
-			if len(args) == 2 {
-				req.Place = args[1]
-			}
-			return do(c, cmd.Context(), "link.add", req, func(w io.Writer, l linkInfo) {
-				fmt.Fprintf(w, "Linked %s to %s on %s as %s.\n", req.Room, l.Place, l.Network, l.ID)
-			})
-		},
-	}
-	add.Flags().StringVar(&req.Network, "network", "", "`network` to link to; not needed if there is one only")
-	add.Flags().StringVar(&req.Owner, "owner", "", "who asked for the link")
-	add.Flags().BoolVar(&req.Mirror, "mirror", false, "users appear there when they join, not when they first speak")
-	add.Flags().BoolVar(&req.Unchecked, "unchecked", false, "do not enter the place first: the network may be away")
-	add.Flags().BoolVar(&req.Public, "public", false, "everybody may join the place that is made; else the invited")
-	cmd.AddCommand(add,
+	cmd.AddCommand(c.linkAddCommand(),
 		&cobra.Command{
 			Use: "list", Short: "list the links and what they carried", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
@@ -122,19 +102,70 @@ func (c *cli) linkCommand() *cobra.Command {
 		&cobra.Command{
 			Use: "resume LINK", Short: "start a paused link again; what waited is delivered", Args: cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
-				return do(c, cmd.Context(), "link.resume", linkRef{args[0]}, func(w io.Writer, l linkInfo) {
+				return do(c, cmd.Context(), "link.resume", linkRef{ID: args[0]}, func(w io.Writer, l linkInfo) {
 					fmt.Fprintf(w, "Link %s to %s runs.\n", l.ID, l.Place)
 				})
 			},
 		},
-		&cobra.Command{
-			Use: "remove LINK", Short: "end a link", Args: cobra.ExactArgs(1),
-			RunE: func(cmd *cobra.Command, args []string) error {
-				return do(c, cmd.Context(), "link.remove", linkRef{args[0]}, func(w io.Writer, l linkInfo) {
-					fmt.Fprintf(w, "Removed link %s to %s.\n", l.ID, l.Place)
-				})
-			},
-		})
+		c.linkRemoveCommand())
+	return cmd
+}
+
+func (c *cli) linkAddCommand() *cobra.Command {
+	var req linkAdd
+	var where string
+	var create bool
+	cmd := &cobra.Command{
+		Use: "add ROOM {PLACE | --matrix PLACE | --matrix NAME --create}", Short: "link a room to a place on a network",
+		Long: "link add enters PLACE, a Matrix room ID or alias, and links the room to it; or makes a place\n" +
+			"there with --create. The network may be left out if there is one only.",
+		Example: "  isthmus link add '#lobby' --matrix '!abcdef:example.org'\n" +
+			"  isthmus link add '#lobby' --matrix example --create --invite @alice:example.org",
+		Args: cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req.Room = args[0]
+			if strings.HasPrefix(where, "!") || strings.HasPrefix(where, "#") {
+				args = append(args, where)
+			} else if where != "" {
+				req.Network = where
+			}
+			switch {
+			case len(args) > 2 || len(args) == 2 && create:
+				return &usageError{"give one place, or --create"}
+			case len(args) == 2:
+				req.Place = args[1]
+			case !create:
+				return &usageError{"give a place, or --create to make one"}
+			}
+			return do(c, cmd.Context(), "link.add", req, func(w io.Writer, l linkInfo) {
+				fmt.Fprintf(w, "Linked %s to %s on %s as %s.\n", req.Room, l.Place, l.Network, l.ID)
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&where, "matrix", "", "Matrix room `ID`, alias, or the name of the homeserver in the configuration")
+	f.StringVar(&req.Network, "network", "", "`network` to link to, such as matrix:example.org")
+	f.BoolVar(&create, "create", false, "make the place")
+	f.BoolVar(&req.Public, "public", false, "everybody may join the place that is made; else the invited")
+	f.StringSliceVar(&req.Invite, "invite", nil, "`user` of that network to invite into the place that is made")
+	f.BoolVar(&req.Unchecked, "unchecked", false, "do not enter the place first: the network may be away")
+	f.BoolVar(&req.Mirror, "mirror", false, "users appear there when they join, not when they first speak")
+	f.StringVar(&req.Owner, "owner", "", "who asked for the link")
+	return cmd
+}
+
+func (c *cli) linkRemoveCommand() *cobra.Command {
+	var req linkRef
+	cmd := &cobra.Command{
+		Use: "remove LINK", Short: "end a link; our users leave the place, and users from there the room", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req.ID = args[0]
+			return do(c, cmd.Context(), "link.remove", req, func(w io.Writer, l linkInfo) {
+				fmt.Fprintf(w, "Removed link %s to %s.\n", l.ID, l.Place)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&req.Unchecked, "unchecked", false, "leave our users there: the network may be gone")
 	return cmd
 }
 
