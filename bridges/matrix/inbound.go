@@ -32,7 +32,7 @@ type intake struct {
 type offer struct {
 	env     core.Envelope
 	link    *core.Link
-	ev      *event
+	ev      *roomEvent
 	message bool // its sender is told of a refusal
 }
 
@@ -87,7 +87,7 @@ func (in *intake) bury(ctx context.Context, raw []byte) error {
 }
 
 // take looks at one event.
-func (in *intake) take(ctx context.Context, ev *event) error {
+func (in *intake) take(ctx context.Context, ev *roomEvent) error {
 	b := in.b
 	l, linked := b.link(ev.RoomID)
 	if ev.Type == "m.room.member" && ev.StateKey != nil && *ev.StateKey == b.bot && ev.Sender != b.bot {
@@ -125,7 +125,7 @@ func (in *intake) take(ctx context.Context, ev *event) error {
 }
 
 // convert offers what the converter makes of ev, and its sender as a member first.
-func (in *intake) convert(ctx context.Context, ev *event, l *core.Link) error {
+func (in *intake) convert(ctx context.Context, ev *roomEvent, l *core.Link) error {
 	b := in.b
 	waits := false
 	ev.targets(func(id string) { waits = waits || in.ids[id] })
@@ -164,7 +164,7 @@ func (in *intake) convert(ctx context.Context, ev *event, l *core.Link) error {
 	return nil
 }
 
-func (in *intake) offer(l *core.Link, ev *event, message bool, env core.Envelope) {
+func (in *intake) offer(l *core.Link, ev *roomEvent, message bool, env core.Envelope) {
 	in.pending = append(in.pending, offer{env: env, link: l, ev: ev, message: message})
 	in.ids[ev.EventID] = true
 }
@@ -306,7 +306,7 @@ func (in *intake) submit(ctx context.Context, offers []offer, first bool) (again
 const echoMark = "chat.isthmus.part"
 
 // echo learns from an event of our own: where it stands, or who came and went.
-func (b *Bridge) echo(ev *event, l *core.Link) {
+func (b *Bridge) echo(ev *roomEvent, l *core.Link) {
 	if ev.Type == "m.room.member" && ev.StateKey != nil {
 		var m memberContent
 		json.Unmarshal(ev.Content, &m) // our own event

@@ -33,7 +33,7 @@ func (m *memberContent) UnmarshalJSON(b []byte) error {
 
 // aboutBot looks at what others do to our bot: an invitation, or that it is
 // thrown out, which ends a link's traffic but loses nothing.
-func (in *intake) aboutBot(ctx context.Context, ev *event, l core.Link, linked bool) error {
+func (in *intake) aboutBot(ctx context.Context, ev *roomEvent, l core.Link, linked bool) error {
 	var m memberContent
 	if json.Unmarshal(ev.Content, &m) != nil {
 		return core.Errorf(core.Invalid, "a membership that is not one")
@@ -67,7 +67,7 @@ func (b *Bridge) refuseInvite(room string) {
 // membership offers what a member event of somebody else means here. What
 // happened to a Matrix user in their room has happened: if the one who did it
 // may not do so here, the homeserver itself says it again.
-func (in *intake) membership(ev *event, l *core.Link) error {
+func (in *intake) membership(ev *roomEvent, l *core.Link) error {
 	if ev.StateKey == nil {
 		return core.Errorf(core.Invalid, "a membership of nobody")
 	}

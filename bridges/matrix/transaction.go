@@ -181,9 +181,9 @@ func tooDeep(raw []byte, max int) bool {
 	return false
 }
 
-// An event is a room event as the homeserver pushes it (client-server API
+// A roomEvent is a room event as the homeserver pushes it (client-server API
 // v1.19, §room-event-format), or an ephemeral one.
-type event struct {
+type roomEvent struct {
 	Type     string          `json:"type"`
 	EventID  string          `json:"event_id"`
 	RoomID   string          `json:"room_id"`
@@ -198,7 +198,7 @@ type event struct {
 }
 
 // parseEvent reads one event within its bounds.
-func parseEvent(raw []byte) (*event, error) {
+func parseEvent(raw []byte) (*roomEvent, error) {
 	ev, err := parseShape(raw)
 	if err != nil {
 		return nil, err
@@ -213,11 +213,11 @@ func parseEvent(raw []byte) (*event, error) {
 	return ev, nil
 }
 
-func parseShape(raw []byte) (*event, error) {
+func parseShape(raw []byte) (*roomEvent, error) {
 	if len(raw) > maxEventBytes || tooDeep(raw, maxEventDepth) {
 		return nil, core.Errorf(core.TooLarge, "an event over its bound")
 	}
-	var ev event
+	var ev roomEvent
 	if err := json.Unmarshal(raw, &ev); err != nil || ev.Type == "" {
 		return nil, core.Errorf(core.Invalid, "an event that is not one")
 	}
@@ -225,7 +225,7 @@ func parseShape(raw []byte) (*event, error) {
 }
 
 // targets calls f with the event IDs that ev refers to.
-func (ev *event) targets(f func(id string)) {
+func (ev *roomEvent) targets(f func(id string)) {
 	var c struct {
 		Redacts string `json:"redacts"`
 		Relates struct {
