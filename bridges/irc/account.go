@@ -68,6 +68,9 @@ func cmdAuthenticate(s *session, l *line) {
 	if s.sasl == nil {
 		s.sasl = new(saslExchange)
 	}
+	if s.label == "" {
+		s.pushOut() // what follows may wait for its turn to hash
+	}
 	switch r := s.sasl.handle(s.ctx, s.srv.auth, s.info, l.params[0]); r.outcome {
 	case saslMore:
 		for _, c := range r.challenge {
@@ -183,6 +186,9 @@ func cmdRegister(s *session, l *line) {
 	if wait := s.srv.registry.take(s.info.addr, time.Now()); wait > 0 {
 		no("RATE_LIMITED", "Too many accounts from your address; try again in "+wait.Round(time.Second).String())
 		return
+	}
+	if s.label == "" {
+		s.pushOut()
 	}
 	acc, err := s.createAccount(name, password)
 	switch core.CodeOf(err) {

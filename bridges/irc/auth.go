@@ -507,8 +507,9 @@ func (x *certIndex) find(ctx context.Context, gw bridges.Gateway, fingerprint st
 	return index[fingerprint], nil
 }
 
-// An attempt is one login that counts as failed until its end says otherwise,
-// so that many at once do not slip under the limit.
+// An attempt is one login. For the account it counts as failed until its end
+// says otherwise, so that many at once do not slip under the limit; for the
+// address, where a gateway may have many users log in at once, when it has failed.
 type attempt struct {
 	a                *authenticator
 	account, address string
@@ -530,7 +531,6 @@ func (a *authenticator) begin(from netip.Addr, name string) (attempt, error) {
 	if wait > 0 {
 		return t, &core.Error{Code: core.Limited, Text: "too many failed logins", RetryAfter: wait}
 	}
-	a.addresses.add(t.address, now)
 	if !t.exempt {
 		a.accounts.add(t.account, now)
 	}
@@ -541,27 +541,28 @@ func (a *authenticator) begin(from netip.Addr, name string) (attempt, error) {
 func (t attempt) cancel() {
 	t.a.mu.Lock()
 	defer t.a.mu.Unlock()
-	now := t.a.now()
-	t.a.addresses.remove(t.address, now)
 	if !t.exempt {
-		t.a.accounts.remove(t.account, now)
+		t.a.accounts.remove(t.account, t.a.now())
 	}
 }
 
 // end closes the attempt and returns the account or the one error for all
 // failures.
 func (t attempt) end(acc core.Account, ok bool) (core.Account, error) {
+	t.a.mu.Lock()
+	defer t.a.mu.Unlock()
+	now := t.a.now()
 	if !ok {
+		t.a.addresses.add(t.address, now)
 		return core.Account{}, errBadLogin
 	}
-	t.cancel()
+	if !t.exempt {
+		t.a.accounts.remove(t.account, now)
+	}
+	t.a.known.put(t.account+" "+t.address, struct{}{}, now.Add(knownFor), now)
 	if acc.Disabled {
 		return core.Account{}, errDisabled
 	}
-	t.a.mu.Lock()
-	now := t.a.now()
-	t.a.known.put(t.account+" "+t.address, struct{}{}, now.Add(knownFor), now)
-	t.a.mu.Unlock()
 	return acc, nil
 }
 

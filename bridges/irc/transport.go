@@ -70,9 +70,10 @@ type transport struct {
 	linger chan struct{}
 	doors  []*door
 
-	ctx     atomic.Pointer[context.Context] // of sessions; nil before run
-	running sync.WaitGroup                  // connections
+	ctx atomic.Pointer[context.Context] // of sessions; nil before run
 
+	mu       sync.Mutex     // between begin and stop
+	running  sync.WaitGroup // connections
 	stopping atomic.Bool
 }
 
@@ -160,11 +161,12 @@ func (t *transport) reloadTLS() error {
 func (t *transport) run(ctx, sessions context.Context) error {
 	t.ctx.Store(&sessions)
 	errs := make(chan error, len(t.doors))
+	var accepting sync.WaitGroup
 	for _, d := range t.doors {
 		if d.web != nil {
 			go d.web.server.Serve(d.web.in) // ends when in is closed
 		}
-		go func() { errs <- t.accept(ctx, d) }()
+		accepting.Go(func() { errs <- t.accept(ctx, d) })
 	}
 	var err error
 	select {
@@ -174,10 +176,30 @@ func (t *transport) run(ctx, sessions context.Context) error {
 	t.close()
 	for _, d := range t.doors {
 		if d.web != nil {
+			d.web.server.Close() // sessions are not among its connections any more
 			d.web.in.Close()
 		}
 	}
+	accepting.Wait()
 	return err
+}
+
+// begin counts a connection as running; false when no more may begin.
+func (t *transport) begin() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.stopping.Load() {
+		return false
+	}
+	t.running.Add(1)
+	return true
+}
+
+// stop lets nothing begin any more; running can be waited for afterwards.
+func (t *transport) stop() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.stopping.Store(true)
 }
 
 // accept takes connections from one listener. A failed accept, as when there are
@@ -224,7 +246,15 @@ func (t *transport) arrive(d *door, c net.Conn) {
 		}
 		info.place = place
 	}
-	t.running.Go(func() { t.welcome(d, c, info) })
+	if !t.begin() {
+		info.place.release()
+		c.Close()
+		return
+	}
+	go func() {
+		defer t.running.Done()
+		t.welcome(d, c, info)
+	}()
 }
 
 func addrOf(a net.Addr) netip.Addr {
@@ -290,8 +320,12 @@ func (t *transport) welcome(d *door, c net.Conn, info connInfo) {
 		d.web.in.put(&webConn{Conn: c, info: info})
 		return
 	}
-	defer info.place.release()
-	t.serve(*t.ctx.Load(), c, info)
+	// A goroutine of its own: its stack stays small for as long as the session
+	// lasts, while that of a handshake has grown.
+	t.running.Go(func() {
+		defer info.place.release()
+		t.serve(*t.ctx.Load(), c, info)
+	})
 }
 
 // proxied reads the PROXY header and admits whom it names.
@@ -413,7 +447,7 @@ func (q *webQueue) Addr() net.Addr { return &net.TCPAddr{} }
 
 // ServeHTTP is IRC over WebSocket for somebody else's HTTP server.
 func (t *transport) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if t.ctx.Load() == nil {
+	if t.ctx.Load() == nil || t.stopping.Load() {
 		http.Error(w, "not ready", http.StatusServiceUnavailable)
 		return
 	}
@@ -456,13 +490,16 @@ func (t *transport) webInfo(r *http.Request) connInfo {
 }
 
 func (t *transport) serveWeb(w http.ResponseWriter, r *http.Request, origins []string, info connInfo, hold *webConn) {
+	if !t.begin() {
+		http.Error(w, "stopping", http.StatusServiceUnavailable)
+		return
+	}
+	defer t.running.Done()
 	c, err := upgrade(w, r, origins, hold)
 	if err != nil {
 		return // upgrade has answered
 	}
 	info.websocket = true
-	t.running.Add(1)
-	defer t.running.Done()
 	t.serve(*t.ctx.Load(), c, info)
 }
 
@@ -543,6 +580,9 @@ func (srv *Server) WebSocket() http.Handler { return srv.transport }
 // read stays as it was and is named in the error.
 func (srv *Server) ReloadTLS() error { return srv.transport.reloadTLS() }
 
+// SetConnLimits changes the limits for connections made from now on.
+func (srv *Server) SetConnLimits(l ConnLimits) { srv.transport.limits.set(l) }
+
 // Run implements bridges.Bridge. It opens the listeners if Listen has not.
 func (srv *Server) Run(ctx context.Context, gw bridges.Gateway) error {
 	if len(srv.transport.doors) == 0 {
@@ -559,7 +599,7 @@ func (srv *Server) Run(ctx context.Context, gw bridges.Gateway) error {
 	}
 	go srv.watch(ctx)
 	err := srv.transport.run(ctx, sessions)
-	srv.transport.stopping.Store(true)
+	srv.transport.stop()
 	gone := make(chan struct{})
 	go func() {
 		srv.transport.running.Wait()
