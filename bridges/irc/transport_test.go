@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"os"
@@ -26,6 +27,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"github.com/isthmus-chat/isthmus/core"
 )
@@ -238,15 +241,37 @@ func TestProxyListener(t *testing.T) {
 			t.Errorf("listener %d answered %q", n, got)
 		}
 	}
-	raw, err := net.Dial("tcp", h.srv.Addrs()[1].String())
+	tlsFrom := func(header []byte) *client {
+		raw, err := net.Dial("tcp", h.srv.Addrs()[1].String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw.Write(header)
+		return h.wrap(tls.Client(raw, &tls.Config{InsecureSkipVerify: true}), nil)
+	}
+	if got := tlsFrom(proxyV2(proxyProxy, proxyTCP4, v4Pair)).line(); got != "" { // 192.0.2.1 has its two already
+		t.Errorf("a third of that address: %q", got)
+	}
+	c := tlsFrom([]byte("PROXY TCP4 192.0.2.77 198.51.100.1 4660 6697\r\n"))
+	c.register("tls")
+	c.send("WHOIS tls")
+	c.until(" 311 ", h.srv.cloak.address(netip.MustParseAddr("192.0.2.77")))
+	c.until(" 671 ")
+	behind := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		raw, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err == nil {
+			_, err = raw.Write([]byte("PROXY TCP4 192.0.2.78 198.51.100.1 4660 80\r\n"))
+		}
+		return raw, err
+	}
+	w, err := dialWS(t, "ws://"+h.srv.Addrs()[3].String()+"/", &websocket.DialOptions{Subprotocols: []string{wsText},
+		HTTPClient: &http.Client{Transport: &http.Transport{DialContext: behind}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw.Write(proxyV2(proxyProxy, proxyTCP4, v4Pair[:12:12]))
-	c := h.wrap(tls.Client(raw, &tls.Config{InsecureSkipVerify: true}), nil)
-	c.conn.SetDeadline(time.Now().Add(5 * time.Second))
-	if got := c.line(); got != "" { // 192.0.2.1 has its two already
-		t.Errorf("a third of that address: %q", got)
+	w.send(websocket.MessageText, "NICK web", "USER w 0 * :w", "WHOIS web")
+	if got := w.until(websocket.MessageText, " 311 "); !strings.Contains(got, h.srv.cloak.address(netip.MustParseAddr("192.0.2.78"))) {
+		t.Errorf("host in %s", got)
 	}
 }
 
