@@ -24,8 +24,8 @@ const maxFile = 1 << 20
 const EnvPrefix = "ISTHMUS_"
 
 // envOther are variables with our prefix that set no key: CONFIG names the file,
-// VECTORS and TEST_* are for the tests.
-var envOther = regexp.MustCompile(`^ISTHMUS_(CONFIG|VECTORS|TEST_.*)$`)
+// the others tell the tests where their vectors and peers are.
+var envOther = regexp.MustCompile(`^ISTHMUS_(CONFIG|VECTORS|SYNAPSE|POSTGRES|TEST_.*)$`)
 
 // An Error says what is wrong with a configuration, one line per problem; each
 // line names the file and line, or the key.

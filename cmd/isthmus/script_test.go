@@ -22,8 +22,9 @@ import (
 )
 
 // scriptPatience bounds how long a script waits for a server to come to
-// something: starting it takes a second, on a busy machine several.
-const scriptPatience = 20 * time.Second
+// something: a Matrix homeserver takes ten seconds to start, on a busy machine
+// several times that.
+const scriptPatience = 90 * time.Second
 
 // The scripts in testdata/script show the command line at work; they are meant
 // to be read. Beside testscript's own commands they use:
@@ -34,13 +35,19 @@ const scriptPatience = 20 * time.Second
 //	signal NAME     send HUP or TERM to it
 //	motd REGEXP     connect with IRC until the message of the day matches
 //	get PATH        fetch from the HTTP address: the status and body become stdout
+//	answers URL     wait until something answers there
 //	mode FILE OCTAL the file has this mode
 //
-// $IRC and $HTTP are free addresses; ISTHMUS_HTTP_ADDRESS is set to $HTTP.
+// $IRC and $HTTP are free addresses, $MATRIX_PORT a free port; ISTHMUS_HTTP_ADDRESS
+// is set to $HTTP. $SYNAPSE_PYTHON $SYNAPSE runs a real Matrix homeserver.
 func TestScripts(t *testing.T) {
 	bin := t.TempDir()
 	if out, err := exec.Command("go", "build", "-o", filepath.Join(bin, "isthmus"), ".").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	top, err := filepath.Abs(root)
+	if err != nil {
+		t.Fatal(err)
 	}
 	codes := &exitCodes{last: map[*testscript.TestScript]int{}}
 	testscript.Run(t, testscript.Params{
@@ -50,11 +57,15 @@ func TestScripts(t *testing.T) {
 			e.Setenv("IRC", freeAddress(t))
 			e.Setenv("HTTP", freeAddress(t))
 			e.Setenv("ISTHMUS_HTTP_ADDRESS", e.Getenv("HTTP"))
+			_, port, _ := net.SplitHostPort(freeAddress(t))
+			e.Setenv("MATRIX_PORT", port)
+			e.Setenv("SYNAPSE_PYTHON", filepath.Join(top, ".cache/synapse/bin/python"))
+			e.Setenv("SYNAPSE", filepath.Join(top, ".ci/synapse"))
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"isthmus": codes.isthmus, "code": codes.check,
-			"ready": scriptReady, "signal": scriptSignal, "motd": scriptMOTD, "get": scriptGet, "mode": scriptMode,
+			"ready": scriptReady, "signal": scriptSignal, "motd": scriptMOTD, "get": scriptGet, "answers": scriptAnswers, "mode": scriptMode,
 		},
 	})
 }
@@ -139,6 +150,16 @@ func scriptGet(ts *testscript.TestScript, _ bool, args []string) {
 	r, body, err := fetch(ts, args[0])
 	ts.Check(err)
 	fmt.Fprintf(ts.Stdout(), "%s\n%s", r.Status, body)
+}
+
+func scriptAnswers(ts *testscript.TestScript, _ bool, args []string) {
+	eventually(ts, func() error {
+		r, err := http.Get(args[0])
+		if err == nil {
+			r.Body.Close()
+		}
+		return err
+	})
 }
 
 func scriptSignal(ts *testscript.TestScript, _ bool, args []string) {
