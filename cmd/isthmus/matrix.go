@@ -146,8 +146,8 @@ func said(code int, errcode string, err error) string {
 	return strings.TrimSpace(fmt.Sprintf("answers %d %s", code, errcode))
 }
 
-// matrixRequest makes one request as the application service and returns the
-// Matrix error code, if any, and the status.
+// matrixRequest makes one request, with a body as the application service, and
+// returns the Matrix error code, if any, and the status.
 func matrixRequest(ctx context.Context, mc matrix.Config, method, path string, body any) (errcode string, status int, err error) {
 	const most = 64 << 10 // octets of an answer: lists of versions are short
 	text, err := json.Marshal(body)
@@ -161,7 +161,9 @@ func matrixRequest(ctx context.Context, mc matrix.Config, method, path string, b
 	if err != nil {
 		return "", 0, err
 	}
-	q.Header.Set("Authorization", "Bearer "+mc.ASToken)
+	if body != nil { // a GET is for what everybody may see: a token that is wrong would hide it
+		q.Header.Set("Authorization", "Bearer "+mc.ASToken)
+	}
 	q.Header.Set("Content-Type", "application/json")
 	a, err := http.DefaultClient.Do(q)
 	if err != nil {
