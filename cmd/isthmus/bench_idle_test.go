@@ -9,7 +9,7 @@ import (
 
 const (
 	idleClients = 5000
-	idleSettle  = 3 * time.Second // for what registration left behind
+	idleSettle  = 10 * time.Second // for what registration left behind
 )
 
 // benchIdle: what a client costs that says nothing, and how fast it gets there.
