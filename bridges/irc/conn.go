@@ -175,17 +175,42 @@ type sendQueue struct {
 	max   int             // octets that may wait
 
 	mu      sync.Mutex
-	waiting [][]byte
-	spare   [][]byte // the slice that waiting had before, to be used again
-	size    int      // octets waiting or being written
-	writing bool     // somebody is about to write: the flusher, or a goroutine
-	ending  bool     // takes nothing more; closed once empty
-	over    bool     // why it ends: more than max waited
+	waiting []chunk
+	spare   []chunk // the slice that waiting had before, to be used again
+	size    int     // octets waiting or being written
+	writing bool    // somebody is about to write: the flusher, or a goroutine
+	ending  bool    // takes nothing more; closed once empty
+	over    bool    // why it ends: more than max waited
 }
 
-// push puts b in the queue. It reports false if the queue has ended, which a
-// push over the bound makes it.
-func (q *sendQueue) push(b []byte) bool {
+// A chunk is some lines; own is the buffer behind b if nobody else uses it.
+type chunk struct {
+	b   []byte
+	own *[]byte
+}
+
+// outSize is the capacity of the buffers that sessions write their replies to.
+const outSize = 4 << 10
+
+var outBuffers = sync.Pool{New: func() any { b := make([]byte, 0, outSize); return &b }}
+
+// done gives the buffers of what was sent back.
+func done(batch []chunk) {
+	for i, c := range batch {
+		if c.own != nil && cap(c.b) == outSize {
+			*c.own = c.b[:0]
+			outBuffers.Put(c.own)
+		}
+		batch[i] = chunk{}
+	}
+}
+
+// push puts b, which nobody changes any more, in the queue. It reports false if
+// the queue has ended, which a push over the bound makes it.
+func (q *sendQueue) push(b []byte) bool { return q.pushChunk(chunk{b: b}) }
+
+func (q *sendQueue) pushChunk(c chunk) bool {
+	b := c.b
 	q.mu.Lock()
 	if q.ending {
 		q.mu.Unlock()
@@ -196,7 +221,7 @@ func (q *sendQueue) push(b []byte) bool {
 		q.mu.Unlock()
 		return false
 	}
-	q.waiting = append(q.waiting, b)
+	q.waiting = append(q.waiting, c)
 	q.size += len(b)
 	start := !q.writing
 	q.writing = true
@@ -214,7 +239,7 @@ const lastWords = time.Second
 // overflow drops what waits and says why, as far as the client still listens.
 func (q *sendQueue) overflow() {
 	q.over = true
-	q.waiting = append(q.waiting[:0], []byte("ERROR :Closing link: SendQ exceeded: you read too slowly\r\n"))
+	q.waiting = append(q.waiting[:0], chunk{b: []byte("ERROR :Closing link: SendQ exceeded: you read too slowly\r\n")})
 	q.finish()
 }
 
@@ -226,7 +251,7 @@ func (q *sendQueue) end(last []byte) {
 		return
 	}
 	if len(last) > 0 {
-		q.waiting = append(q.waiting, last)
+		q.waiting = append(q.waiting, chunk{b: last})
 		q.size += len(last)
 	}
 	q.finish()
@@ -249,7 +274,7 @@ func (q *sendQueue) finish() {
 func (q *sendQueue) write(rest []byte) {
 	if len(rest) > 0 {
 		q.mu.Lock()
-		q.waiting = append([][]byte{rest}, q.waiting...)
+		q.waiting = append([]chunk{{b: rest}}, q.waiting...)
 		q.mu.Unlock()
 	}
 	for {
@@ -268,7 +293,7 @@ func (q *sendQueue) write(rest []byte) {
 		q.mu.Unlock()
 
 		n, err := q.send(batch)
-		clear(batch)
+		done(batch)
 
 		q.mu.Lock()
 		q.size -= n
@@ -294,14 +319,15 @@ const gatherSize = 32 << 10
 var gatherBuffers = sync.Pool{New: func() any { b := make([]byte, 0, gatherSize); return &b }}
 
 // send writes batch in as few calls as possible and returns its size.
-func (q *sendQueue) send(batch [][]byte) (size int, err error) {
+func (q *sendQueue) send(batch []chunk) (size int, err error) {
 	if len(batch) == 1 {
-		_, err = q.conn.Write(batch[0])
-		return len(batch[0]), err
+		_, err = q.conn.Write(batch[0].b)
+		return len(batch[0].b), err
 	}
 	p := gatherBuffers.Get().(*[]byte)
 	buf := (*p)[:0]
-	for _, b := range batch {
+	for _, c := range batch {
+		b := c.b
 		size += len(b)
 		if err != nil {
 			continue

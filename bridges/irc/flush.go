@@ -105,10 +105,10 @@ func (f *flusher) flush(q *sendQueue) {
 	q.waiting, q.spare = q.spare, nil
 	q.mu.Unlock()
 	f.buf = f.buf[:0]
-	for _, b := range batch {
-		f.buf = append(f.buf, b...)
+	for _, c := range batch {
+		f.buf = append(f.buf, c.b...)
 	}
-	clear(batch)
+	done(batch)
 	err := q.raw.Write(f.try)
 	if err == nil {
 		err = f.err
