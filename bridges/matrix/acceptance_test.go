@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/event"
@@ -302,7 +303,7 @@ func TestEncryptedRoomRefused(t *testing.T) {
 }
 
 func TestLinkLifecycle(t *testing.T) {
-	h := openHouse(t, nil)
+	h := openHouse(t, func(c *Config) { c.InviteGrace = 500 * time.Millisecond })
 	s := homeserver(t)
 	bob := s.user(t, "bob")
 	// A private room without an invitation is refused with advice.

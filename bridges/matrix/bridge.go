@@ -50,6 +50,7 @@ type Bridge struct {
 	read    time.Time // when links were read
 	said    map[string]time.Time
 	typing  map[string]map[string]bool // Matrix room → who types there
+	guest   map[string]time.Time       // rooms where our bot is without a link, and since when
 	dead    int                        // next place in the ring of dead letters
 	alarmed time.Time
 }
@@ -83,6 +84,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) *Bridge {
 		prepare: make(chan string, maxNotices),
 		said:    map[string]time.Time{},
 		typing:  map[string]map[string]bool{},
+		guest:   map[string]time.Time{},
 	}
 	b.client.alarm = b.alarm
 	b.client.count = func(r string) { b.metrics.answers.WithLabelValues(r).Inc() }
@@ -134,18 +136,23 @@ func (b *Bridge) background(ctx context.Context, gw bridges.Gateway) {
 	b.retry(ctx, func() error { return b.client.register(ctx, b.cfg.Bot) })
 	b.retry(ctx, func() error { return b.readLinks(ctx, gw) })
 	b.mu.Lock()
-	var ids []string
+	ids := make([]string, 0, len(b.links))
 	for _, l := range b.links {
 		ids = append(ids, l.ID)
 	}
 	b.mu.Unlock()
 	for _, id := range ids {
-		b.prepareLink(ctx, gw, id)
+		b.prepareLink(ctx, gw, id, true)
 	}
+	b.retry(ctx, func() error { return b.findStrangers(ctx) })
+	sweep := time.NewTicker(b.cfg.InviteGrace/4 + time.Millisecond)
+	defer sweep.Stop()
 	for {
 		select {
+		case <-sweep.C:
+			b.leaveStrangers(ctx)
 		case id := <-b.prepare:
-			b.prepareLink(ctx, gw, id)
+			b.prepareLink(ctx, gw, id, false)
 		case <-ctx.Done():
 			return
 		}

@@ -22,6 +22,7 @@ const (
 	maxKnown       = 100_000                // members whose names are kept in memory
 	maxRecent      = 8192                   // placed IDs kept in memory until the runtime has stored them
 	maxNotices     = 64                     // notices and typing waiting to be sent; more are dropped, and counted
+	maxGuest       = 1024                   // rooms our bot was invited to and that are not linked; more are not noted
 	maxAnswer      = 64 << 20               // answer of the homeserver; a room of 100,000 members has 20 MiB
 	maxIdle        = 64                     // idle connections to the homeserver
 	maxUserID      = 255                    // octets of a Matrix user ID (specification v1.19, appendix 4.2.1)
@@ -60,6 +61,7 @@ type Config struct {
 	MaxBody        int64         // octets of one transaction; default 16 MiB
 	MaxEvents      int           // events that share one commit; default 1000
 	RequestTimeout time.Duration // of one request to the homeserver; default 30 s
+	InviteGrace    time.Duration // how long our bot stays in a room that is not linked; default 10 min
 	JoinsPerSecond float64       // ghosts that join or leave unasked (mirror, sweep); default 10
 }
 
@@ -83,11 +85,14 @@ func (c Config) withDefaults() Config {
 	if c.RequestTimeout <= 0 {
 		c.RequestTimeout = 30 * time.Second
 	}
+	if c.InviteGrace <= 0 {
+		c.InviteGrace = 10 * time.Minute
+	}
 	if c.JoinsPerSecond <= 0 {
 		c.JoinsPerSecond = 10
 	}
 	if c.Fold == nil {
-		c.Fold = strings.ToLower
+		c.Fold = foldASCII
 	}
 	return c
 }
@@ -132,4 +137,14 @@ func Registration(cfg Config) ([]byte, error) {
 			RoomAliases: appservice.NamespaceList{{Regex: "^#" + regexp.QuoteMeta(cfg.AliasPrefix) + ".*" + server + "$", Exclusive: true}},
 		},
 	})
+}
+
+// foldASCII is the case mapping that IRC calls ascii.
+func foldASCII(s string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		return r
+	}, s)
 }

@@ -82,6 +82,9 @@ func (b *Bridge) send(ctx context.Context, gw bridges.Gateway, l *core.Link, ev 
 					id, err = b.sendPart(ctx, l, ev, part, as, out)
 				}
 			}
+			if err != nil && as == "" {
+				err = b.lostRoom(ctx, l, err)
+			}
 			if err != nil {
 				return placed, err
 			}

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -73,9 +74,10 @@ func openHouseIn(t testing.TB, dir string, change func(*Config)) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &house{t: t, dir: dir, db: db, gw: &brokenGateway{}, b: New(cfg, nil, nil), stopped: make(chan error, 1)}
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	h := &house{t: t, dir: dir, db: db, gw: &brokenGateway{}, b: New(cfg, log, nil), stopped: make(chan error, 1)}
 	seed := sha256.Sum256([]byte("test key"))
-	rt := bridges.NewRuntime(bridges.RuntimeConfig{Store: db, Holder: "test",
+	rt := bridges.NewRuntime(bridges.RuntimeConfig{Store: db, Holder: "test", Log: log,
 		Engine: func() *core.Engine {
 			return core.NewEngine(core.Config{Homeserver: ourDomain, Key: ed25519.NewKeyFromSeed(seed[:])})
 		},
@@ -145,12 +147,12 @@ func (h *house) linked(owner *mautrix.Client, mode core.Mode) (core.RoomID, id.R
 	return room, mx, l
 }
 
-// createRoom makes a room in which the bot is an administrator.
+// createRoom makes a room in which the bot may do everything but touch its owner.
 func createRoom(t testing.TB, owner *mautrix.Client, bot string) id.RoomID {
 	t.Helper()
 	res, err := owner.CreateRoom(context.Background(), &mautrix.ReqCreateRoom{Preset: "public_chat", Name: "room", RoomVersion: "11",
 		Invite:             []id.UserID{id.UserID(bot)},
-		PowerLevelOverride: &event.PowerLevelsEventContent{Users: map[id.UserID]int{owner.UserID: 100, id.UserID(bot): 100}}})
+		PowerLevelOverride: &event.PowerLevelsEventContent{Users: map[id.UserID]int{owner.UserID: 150, id.UserID(bot): 100}}})
 	if err != nil {
 		t.Fatal(err)
 	}

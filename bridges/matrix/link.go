@@ -82,6 +82,9 @@ func (b *Bridge) enterRoom(ctx context.Context, place string) (string, error) {
 	case err != nil:
 		return "", err
 	}
+	b.mu.Lock()
+	delete(b.guest, id)
+	b.mu.Unlock()
 	var encryption map[string]any
 	err = b.client.state(ctx, id, "m.room.encryption", "", &encryption)
 	if core.CodeOf(err) == core.NotFound && err != nil {
@@ -141,8 +144,8 @@ func (b *Bridge) describe(ctx context.Context, room core.Room, l core.Link) {
 }
 
 // prepareLink sees to it, for as long as it takes, that our bot is in a link's
-// room, that its members are known here and that ours are there (mirror).
-func (b *Bridge) prepareLink(ctx context.Context, gw bridges.Gateway, id string) {
+// room (enter), that its members are known here and that ours are there (mirror).
+func (b *Bridge) prepareLink(ctx context.Context, gw bridges.Gateway, id string, enter bool) {
 	var l core.Link
 	current := func() bool {
 		err := gw.View(ctx, func(r core.Reader) (err error) {
@@ -155,8 +158,10 @@ func (b *Bridge) prepareLink(ctx context.Context, gw bridges.Gateway, id string)
 		if !current() {
 			return nil
 		}
-		if _, err := b.client.join(ctx, "", l.Place); err != nil {
-			return b.lostRoom(ctx, &l, err)
+		if enter {
+			if _, err := b.client.join(ctx, "", l.Place); err != nil {
+				return b.lostRoom(ctx, &l, err)
+			}
 		}
 		if err := b.syncMembers(ctx, gw, &l); err != nil {
 			return err

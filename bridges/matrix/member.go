@@ -3,6 +3,7 @@ package matrix
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"github.com/isthmus-chat/isthmus/core"
 )
@@ -52,16 +53,65 @@ func (in *intake) aboutBot(ctx context.Context, ev *roomEvent, l core.Link, link
 }
 
 // refuseInvite says politely that rooms are linked by an operator. To say
-// anything there our bot has to enter for a moment.
+// anything there our bot has to enter, and it stays for a grace time: a closed
+// room can be linked only while our bot is in it.
 func (b *Bridge) refuseInvite(room string) {
+	b.mu.Lock()
+	if len(b.guest) < maxGuest {
+		b.guest[room] = time.Now()
+	}
+	b.mu.Unlock()
 	b.later(func(ctx context.Context) {
 		if _, err := b.client.join(ctx, "", room); err != nil {
 			return
 		}
-		b.notice(ctx, room, "Thank you for the invitation. This gateway carries only rooms that an operator has linked "+
-			"(isthmus link add), so I leave again. Once that is done, invite me once more.")
-		b.client.member(ctx, "", room, "leave", "", "not linked")
+		if _, linked := b.link(room); linked {
+			return
+		}
+		b.notice(ctx, room, "Thank you for the invitation. This gateway carries only rooms that an operator has linked: "+
+			"isthmus link add '#channel' --matrix '"+room+"'. Unless that is done soon, I leave again; then invite me once more.")
 	})
+}
+
+// leaveStrangers takes our bot out of rooms that nobody has linked within the
+// grace time.
+func (b *Bridge) leaveStrangers(ctx context.Context) {
+	b.mu.Lock()
+	var due []string
+	for room, since := range b.guest {
+		if _, linked := b.links[room]; linked {
+			delete(b.guest, room)
+		} else if time.Since(since) > b.cfg.InviteGrace {
+			delete(b.guest, room)
+			due = append(due, room)
+		}
+	}
+	b.mu.Unlock()
+	for _, room := range due {
+		if err := b.client.member(ctx, "", room, "leave", "", "not linked"); core.Temporary(err) && err != nil {
+			b.mu.Lock()
+			b.guest[room] = time.Now() // once more, a grace time later
+			b.mu.Unlock()
+		}
+	}
+}
+
+// findStrangers lists the rooms in which our bot was left by an earlier process.
+func (b *Bridge) findStrangers(ctx context.Context) error {
+	var out struct {
+		Rooms []string `json:"joined_rooms"`
+	}
+	if err := b.client.call(ctx, "GET", "v3/joined_rooms", "", nil, &out); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, room := range out.Rooms {
+		if _, linked := b.links[room]; !linked && len(b.guest) < maxGuest {
+			b.guest[room] = time.Now()
+		}
+	}
+	return nil
 }
 
 // membership offers what a member event of somebody else means here. What
