@@ -72,9 +72,12 @@ type lineSocket struct {
 
 	readBy deadline
 
-	wmu     sync.Mutex
+	wmu  sync.Mutex // of writers
+	part []byte     // start of a line whose end has not been written
+
+	dmu     sync.Mutex // of the next two
 	writeBy time.Time
-	part    []byte // start of a line whose end has not been written
+	cut     *time.Timer // ends the write that is under way; nil without one
 }
 
 func newLineSocket(ws *websocket.Conn, hold *webConn) *lineSocket {
@@ -152,22 +155,43 @@ func (s *lineSocket) Read(b []byte) (int, error) {
 func (s *lineSocket) Write(b []byte) (int, error) {
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
-	by := s.writeBy
-	if by.IsZero() {
-		by = time.Now().Add(wsWriteMax)
-	}
-	ctx, cancel := context.WithDeadline(s.ctx, by)
+	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
+	s.startWrite(cancel)
+	defer s.endWrite()
 	if s.hold == nil {
 		return s.writeLines(ctx, b)
 	}
 	s.hold.hold()
 	n, err := s.writeLines(ctx, b)
-	s.hold.Conn.SetWriteDeadline(by)
 	if ferr := s.hold.flush(); err == nil {
 		err = ferr
 	}
 	return n, err
+}
+
+// startWrite arranges that the write ends at its deadline, which may be moved
+// meanwhile. A connection whose write was cut off is of no more use.
+func (s *lineSocket) startWrite(cancel func()) {
+	s.dmu.Lock()
+	defer s.dmu.Unlock()
+	by := s.writeBy
+	if by.IsZero() {
+		by = time.Now().Add(wsWriteMax)
+	}
+	s.cut = time.AfterFunc(time.Until(by), func() {
+		cancel()
+		if s.hold != nil {
+			s.hold.SetWriteDeadline(time.Unix(1, 0))
+		}
+	})
+}
+
+func (s *lineSocket) endWrite() {
+	s.dmu.Lock()
+	defer s.dmu.Unlock()
+	s.cut.Stop()
+	s.cut = nil
 }
 
 func (s *lineSocket) writeLines(ctx context.Context, b []byte) (int, error) {
@@ -219,11 +243,15 @@ func (s *lineSocket) SetDeadline(t time.Time) error {
 
 func (s *lineSocket) SetReadDeadline(t time.Time) error { s.readBy.set(t); return nil }
 
-// SetWriteDeadline is for the next Write; one that is under way keeps its own.
+// SetWriteDeadline also moves the end of a write that is under way: that is how
+// the server gets rid of somebody who does not read.
 func (s *lineSocket) SetWriteDeadline(t time.Time) error {
-	s.wmu.Lock()
-	defer s.wmu.Unlock()
+	s.dmu.Lock()
+	defer s.dmu.Unlock()
 	s.writeBy = t
+	if s.cut != nil && !t.IsZero() {
+		s.cut.Reset(time.Until(t))
+	}
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -278,6 +279,50 @@ func TestLineSocketWrite(t *testing.T) {
 	c.Close()
 	if _, _, err := ws.Read(context.Background()); websocket.CloseStatus(err) != websocket.StatusNormalClosure {
 		t.Errorf("closed with %v", err)
+	}
+}
+
+// Somebody who does not read is cut off at the deadline, also one that is set
+// while the write is under way, and with frames held back or not.
+func TestLineSocketSlowReader(t *testing.T) {
+	held := make(chan net.Conn, 1)
+	tr := newTransport(Access{Listeners: []Listener{{Name: "ws", Address: "127.0.0.1:0", WebSocket: true}}}, slog.New(slog.DiscardHandler),
+		func(_ context.Context, c net.Conn, _ connInfo) { held <- c })
+	if err := tr.open(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	go tr.run(ctx, context.Background())
+	w, err := dialWS(t, "ws://"+tr.doors[0].socket.Addr().String()+"/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.ws.CloseNow()
+	direct, _ := pair(t)
+	for name, c := range map[string]net.Conn{"held": <-held, "direct": direct} {
+		ended := make(chan error, 1)
+		go func() {
+			lines := bytes.Repeat([]byte(strings.Repeat("x", 500)+"\r\n"), 1000)
+			for range 1000 { // far beyond what the kernel keeps for a reader
+				if _, err := c.Write(lines); err != nil {
+					ended <- err
+					return
+				}
+			}
+			ended <- nil
+		}()
+		time.Sleep(300 * time.Millisecond)
+		c.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+		select {
+		case err := <-ended:
+			if err == nil {
+				t.Errorf("%s: everything was written", name)
+			}
+		case <-time.After(5 * time.Second):
+			t.Errorf("%s: still writing", name)
+		}
+		c.Close()
 	}
 }
 
