@@ -7,9 +7,10 @@ SHELL    := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 FUZZTIME ?= 10s
 
-# Packages that start servers and real peers, or measure time. They run one at a time and
-# without the race detector; all others run with it.
-SERVERS := ./bridges/irc ./bridges/matrix ./cmd/isthmus ./store
+# Packages that start servers and real peers run one at a time. The race detector looks at all
+# but the command, whose tests run the real binary and kill it hundreds of times.
+SERVERS := ./bridges/irc ./bridges/matrix ./store
+COMMAND := ./cmd/isthmus
 
 .PHONY: run build test install vet unit peers fuzz bench
 
@@ -29,10 +30,11 @@ vet: install
 	go vet -tags bench ./cmd/isthmus
 
 unit: vet
-	go test -race -timeout 10m $$(go list ./... | grep -v -x -F -f <(go list $(SERVERS)))
+	go test -race -timeout 10m $$(go list ./... | grep -v -x -F -f <(go list $(SERVERS) $(COMMAND)))
 
 peers: unit
-	go test -p 1 -timeout 30m $(SERVERS)
+	go test -race -p 1 -timeout 20m $(SERVERS)
+	go test -timeout 30m $(COMMAND)
 
 # The targets are found, so that a new one cannot be forgotten.
 fuzz: peers
