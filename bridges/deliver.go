@@ -314,7 +314,13 @@ func (w *laneWorker) deliver(ctx context.Context, ev *core.Event) (core.Report, 
 	for wait := firstBackoff; ; wait = min(2*wait, lastBackoff) {
 		rep, err := w.bridge.Deliver(ctx, core.Delivery{Link: w.link, Event: *ev})
 		if err == nil || !core.Temporary(err) || ctx.Err() != nil {
+			if wait > firstBackoff {
+				w.rt.cfg.Log.Info("delivery goes on", "network", networkClass(w.link.Network))
+			}
 			return rep, err
+		}
+		if wait == firstBackoff { // once per outage
+			w.rt.cfg.Log.Warn("delivery waits", "network", networkClass(w.link.Network), "code", core.CodeOf(err), "err", err)
 		}
 		d := wait/2 + rand.N(wait) // jitter: links of one homeserver must not all come back at once
 		if e, ok := errors.AsType[*core.Error](err); ok && e.RetryAfter > 0 {

@@ -26,7 +26,7 @@ type RuntimeConfig struct {
 	Bridges    []Bridge
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
-	Holder     string           // who holds leases: unique per running process
+	Holder     string           // who holds leases: the homeserver, so that it goes on with its own after a crash
 	Now        func() time.Time // nil = time.Now
 	MaxAge     time.Duration    // older messages are not delivered any more; 0 = no limit
 }

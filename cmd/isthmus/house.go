@@ -74,7 +74,7 @@ func openHouse(ctx context.Context, cfg *configs.Config, log *slog.Logger, withB
 		Bridges:    bs,
 		Log:        log,
 		Registerer: h.reg,
-		Holder:     newLinkID(),
+		Holder:     cfg.Domain,
 		MaxAge:     time.Duration(cfg.ExpireAfter),
 	})
 	return h, nil
