@@ -32,9 +32,17 @@ func message(tb testing.TB, room core.RoomID, seq uint64, origin string) core.Ev
 	return e
 }
 
-func openBench(b *testing.B) *DB {
+func openBench(b *testing.B, engine string) *DB {
 	b.Helper()
-	db, err := Open(context.Background(), Options{URL: "sqlite:" + filepath.Join(b.TempDir(), "bench.db"), Homeserver: home})
+	url := "sqlite:" + filepath.Join(b.TempDir(), "bench.db")
+	if engine == "postgres" {
+		s, err := postgres()
+		if err != nil {
+			b.Fatal(err)
+		}
+		url = s.database(b)
+	}
+	db, err := Open(context.Background(), Options{URL: url, Homeserver: home})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -65,29 +73,35 @@ func update(tb testing.TB, db *DB, f func(core.Tx) error) {
 	}
 }
 
+func onEngines(b *testing.B, f func(b *testing.B, db *DB)) {
+	for _, engine := range []string{"sqlite", "postgres"} {
+		b.Run(engine, func(b *testing.B) { f(b, openBench(b, engine)) })
+	}
+}
+
 func BenchmarkAppend(b *testing.B) {
 	for _, batch := range []int{1, 64, 512} {
 		b.Run(fmt.Sprint(batch), func(b *testing.B) {
-			db := openBench(b)
-			room := roomID("bench")
-			update(b, db, func(t core.Tx) error { return t.PutRoom(core.Room{ID: room}) })
-			e := message(b, room, 1, "")
-			seq := uint64(0)
-			b.ReportAllocs()
-			b.ResetTimer()
-			for b.Loop() {
-				update(b, db, func(t core.Tx) error {
-					for range batch {
-						seq++
-						e.Seq = seq
-						if err := t.Append(e); err != nil {
-							return err
+			onEngines(b, func(b *testing.B, db *DB) {
+				room := roomID("bench")
+				fill(b, db, room, 0)
+				e := message(b, room, 1, "")
+				seq := uint64(0)
+				b.ReportAllocs()
+				for b.Loop() {
+					update(b, db, func(t core.Tx) error {
+						for range batch {
+							seq++
+							e.Seq = seq
+							if err := t.Append(e); err != nil {
+								return err
+							}
 						}
-					}
-					return nil
-				})
-			}
-			b.ReportMetric(float64(seq)/b.Elapsed().Seconds(), "events/s")
+						return nil
+					})
+				}
+				b.ReportMetric(float64(seq)/b.Elapsed().Seconds(), "events/s")
+			})
 		})
 	}
 }
@@ -95,30 +109,34 @@ func BenchmarkAppend(b *testing.B) {
 // BenchmarkLoneCommit is the latency of one durable message that has a
 // transaction to itself.
 func BenchmarkLoneCommit(b *testing.B) {
-	db := openBench(b)
-	room := roomID("bench")
-	fill(b, db, room, 10_000)
-	var took []time.Duration
-	seq := uint64(10_000)
-	e := message(b, room, 1, "")
-	for b.Loop() {
-		seq++
-		e.Seq = seq
-		start := time.Now()
-		update(b, db, func(t core.Tx) error { return t.Append(e) })
-		took = append(took, time.Since(start))
-	}
-	slices.Sort(took)
-	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-µs")
-	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-µs")
-	b.ReportMetric(float64(took[len(took)-1].Microseconds()), "max-µs")
+	onEngines(b, func(b *testing.B, db *DB) {
+		room := roomID("bench")
+		seq := uint64(10_000)
+		fill(b, db, room, int(seq))
+		var took []time.Duration
+		e := message(b, room, 1, "")
+		for b.Loop() {
+			seq++
+			e.Seq = seq
+			start := time.Now()
+			update(b, db, func(t core.Tx) error { return t.Append(e) })
+			took = append(took, time.Since(start))
+		}
+		slices.Sort(took)
+		b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-µs")
+		b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-µs")
+		b.ReportMetric(float64(took[len(took)-1].Microseconds()), "max-µs")
+	})
 }
 
 // BenchmarkEventsPage100 reads pages of history in parallel, from a log larger
 // than a page cache.
 func BenchmarkEventsPage100(b *testing.B) {
 	const logged = 200_000
-	db := openBench(b)
+	onEngines(b, func(b *testing.B, db *DB) { pages(b, db, logged) })
+}
+
+func pages(b *testing.B, db *DB, logged int) {
 	room := roomID("bench")
 	fill(b, db, room, logged)
 	b.ReportAllocs()
@@ -137,7 +155,7 @@ func BenchmarkEventsPage100(b *testing.B) {
 				b.Fatal(err)
 			}
 			if before -= 100; before < 200 {
-				before = logged
+				before = uint64(logged)
 			}
 		}
 	})

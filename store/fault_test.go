@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -248,6 +249,59 @@ func damage(t *testing.T, from, to, q string) {
 	}
 }
 
+// TestDeviceFull fills a real file system, small enough for that, which takes
+// root; TestDiskFull has the same without.
+func TestDeviceFull(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=32m"); err != nil {
+		t.Skipf("cannot mount: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	db, err := Open(context.Background(), Options{URL: "sqlite:" + filepath.Join(dir, "x.db"), Homeserver: home})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bed{t: t, DB: db}
+	t.Cleanup(func() { db.Close() })
+	room, seq := b.room("log"), uint64(0)
+	put := func(n uint64) error {
+		err := db.Update(context.Background(), func(tx core.Tx) error {
+			for i := range n {
+				if err := tx.Append(message(t, room, seq+1+i, "")); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err == nil {
+			seq += n
+		}
+		return err
+	}
+	ballast := filepath.Join(dir, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, 6<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for err = nil; err == nil && seq < 200_000; {
+		err = put(500)
+	}
+	refused(t, core.Unavailable, err)
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	if err := put(10); err != nil {
+		t.Errorf("space again, yet %v", err)
+	}
+	es, err := read(b, func(r core.Reader) ([]core.Event, error) { return r.Events(room, core.Range{Limit: 1 << 20}) })
+	if err != nil || uint64(len(es)) != seq {
+		t.Errorf("%d events of %d, %v", len(es), seq, err)
+	}
+}
+
 func TestDiskFull(t *testing.T) {
 	path := "sqlite:" + filepath.Join(t.TempDir(), "full.db")
 	open := func(pages int) *bed {
@@ -433,7 +487,7 @@ func TestTogether(t *testing.T) {
 		room := b.room("log")
 		var stop atomic.Bool
 		var wg sync.WaitGroup
-		for range 2 * maxReaders {
+		for range maxReaders + 2 {
 			wg.Go(func() {
 				for !stop.Load() {
 					err := b.View(context.Background(), func(r core.Reader) error {
@@ -455,7 +509,7 @@ func TestTogether(t *testing.T) {
 			})
 		}
 		start, seq := time.Now(), uint64(0)
-		for range 60 {
+		for range 30 {
 			b.log(room, seq+1, seq+200)
 			seq += 200
 		}
@@ -477,7 +531,7 @@ func TestWALIsReused(t *testing.T) {
 	b := &bed{t: t, DB: db}
 	t.Cleanup(func() { db.Close() })
 	room, seq := b.room("log"), uint64(0)
-	for range 150 { // about 80 MB of records
+	for range 110 { // about 60 MB of records, above the bound below
 		b.log(room, seq+1, seq+1000)
 		seq += 1000
 	}

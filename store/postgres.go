@@ -40,6 +40,12 @@ func newPostgres(ctx context.Context, dsn string) (*postgresEngine, error) {
 	}
 	c.MaxConns = maxReaders + 2 // the writer, and one more while it is replaced
 	c.ConnConfig.ConnectTimeout = 5 * time.Second
+	// Every query here follows an index. Before its first ANALYZE the planner
+	// takes a busy table for a small one and sorts all of it for one page of
+	// history: 90 ms instead of 0.3.
+	for _, plan := range []string{"enable_bitmapscan", "enable_seqscan", "enable_sort"} {
+		c.ConnConfig.RuntimeParams[plan] = "off"
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, c)
 	if err != nil {
 		return nil, unavailable("the database cannot be reached", err)

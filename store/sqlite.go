@@ -25,6 +25,9 @@ const (
 	// into the database file: 16 MiB. More pages per checkpoint means fewer
 	// repeated writes of a hot page, less means a shorter recovery.
 	checkpointPages = 4096
+	// walRoom is what the write-ahead log is filled up to before its first commit:
+	// a checkpoint's worth of frames and a quarter more for what comes meanwhile.
+	walRoom = (checkpointPages + checkpointPages/4) * (pageSize + 24)
 	// pageSize is SQLite's default; a lone commit writes one or two pages, so
 	// larger pages would make it dearer.
 	pageSize = 4096
@@ -118,6 +121,14 @@ func (e *sqliteEngine) bound(context.Context, bool) (context.Context, context.Ca
 }
 
 func (e *sqliteEngine) open(ctx context.Context, writer bool) (*sql.Conn, error) {
+	c, err := e.connect(ctx, writer)
+	if err == nil && writer {
+		e.fillLog()
+	}
+	return c, err
+}
+
+func (e *sqliteEngine) connect(ctx context.Context, writer bool) (*sql.Conn, error) {
 	pragmas := []string{
 		fmt.Sprintf("busy_timeout = %d", busyTimeout.Milliseconds()),
 		"journal_mode = WAL",
@@ -148,6 +159,33 @@ func (e *sqliteEngine) open(ctx context.Context, writer bool) (*sql.Conn, error)
 		}
 	}
 	return c, nil
+}
+
+// fillLog writes zeros behind the end of the write-ahead log. A commit that
+// overwrites written blocks changes no metadata of the file, and its fdatasync
+// takes half the time of one that makes the file longer: 0.09 ms instead of
+// 0.16 ms for two pages, interleaved in one run on ext4; fallocate alone wins
+// nothing, as its blocks are still marked unwritten. SQLite stops reading the log
+// at the first frame whose checksum does not fit, so zeros mean nothing to it.
+// Only the writer calls this, before its first commit. It is about speed, so
+// failing is only worth a line in the log.
+func (e *sqliteEngine) fillLog() {
+	f, err := os.OpenFile(e.path+"-wal", os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return // no write yet; the next start has it
+	}
+	if err == nil {
+		defer f.Close()
+		var fi os.FileInfo
+		if fi, err = f.Stat(); err == nil && fi.Size() < walRoom {
+			if _, err = f.WriteAt(make([]byte, walRoom-fi.Size()), fi.Size()); err == nil {
+				err = f.Sync()
+			}
+		}
+	}
+	if err != nil {
+		e.log.Warn("store: the write-ahead log is not filled up", "error", err)
+	}
 }
 
 func (e *sqliteEngine) drop(c *sql.Conn) {
@@ -210,7 +248,7 @@ func (e *sqliteEngine) checkpoints(ctx context.Context) {
 		}
 		var err error
 		if c == nil {
-			if c, err = e.open(ctx, true); err != nil {
+			if c, err = e.connect(ctx, true); err != nil {
 				e.log.Warn("store: checkpoint failed", "error", err)
 				c = nil
 				continue
