@@ -62,9 +62,11 @@ func cmdJoin(s *session, l *line) {
 		w.mu.RLock()
 		ch := w.channelByName(name)
 		in, full := ch != nil && ch.index[s.user] != nil, len(s.user.in)+len(js) >= s.srv.cfg.Channels
-		p := s.user.profile
+		p, moved := s.user.profile, ""
 		if ch != nil {
 			j.name, j.room = ch.name(), ch.room.ID
+		} else {
+			moved = s.srv.renamedTo(name)
 		}
 		w.mu.RUnlock()
 		switch {
@@ -73,6 +75,11 @@ func cmdJoin(s *session, l *line) {
 		case full:
 			s.num("405", name, "You have joined too many channels")
 			continue
+		case moved != "":
+			if !s.redirect(name, moved) || s.srv.in(moved, s.user) {
+				continue
+			}
+			j.name, j.room = moved, s.srv.roomID(name)
 		case ch == nil:
 			j.room = s.srv.roomID(name)
 			if !s.create(name, j.room, p) {

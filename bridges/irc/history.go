@@ -174,10 +174,11 @@ type historyLine struct {
 
 // A speaker is how a sender is shown in a page.
 type speaker struct {
-	uri              core.UserURI
-	name             string // the Signed.Name this was made for
-	source, account  string
-	bot, known, self bool
+	uri             core.UserURI
+	name            string // the Signed.Name this was made for
+	source, account string
+	relay           string
+	bot             bool
 }
 
 var pages = sync.Pool{New: func() any { return new(page) }}
@@ -440,7 +441,7 @@ func (h *historyLine) rewrite(text []string) {
 func (p *page) attribute(h *historyLine, e *core.Event) {
 	s, _ := e.Signed()
 	who := p.speakerOf(e.Sender, s.Name)
-	h.source, h.account, h.bot = who.source, who.account, who.bot
+	h.source, h.account, h.relay, h.bot = who.source, who.account, who.relay, who.bot
 	switch {
 	case !p.direct:
 		h.target = p.name
@@ -448,6 +449,9 @@ func (p *page) attribute(h *historyLine, e *core.Event) {
 		h.target = p.theirs
 	default:
 		h.target = p.mine
+	}
+	if p.direct {
+		h.about = contextOf(s.Content)
 	}
 }
 
@@ -472,6 +476,9 @@ func (p *page) speakerOf(uri core.UserURI, name string) *speaker {
 		was := u.profile
 		was.Name = speakerNick(name, p.srv.cfg.NickLen)
 		c.source, c.account, c.bot = sourceOf(was), u.profile.Account, u.profile.Bot
+		if strings.IndexByte(name, '/') >= 0 {
+			c.relay = u.profile.Name
+		}
 	}
 	if len(p.sources) >= maxSpeakers {
 		p.sources = p.sources[:0]

@@ -20,7 +20,6 @@ func init() {
 		"TIME":     {run: cmdTime},
 		"INFO":     {run: cmdInfo},
 		"ADMIN":    {run: cmdAdmin},
-		"AWAY":     {early: true, run: cmdAway},
 		"SETNAME":  {min: 1, run: cmdSetname},
 		"ISON":     {min: 1, run: cmdIson},
 		"USERHOST": {min: 1, run: cmdUserhost},
@@ -171,37 +170,6 @@ func cmdAdmin(s *session, _ *line) {
 	}
 	s.num("256", s.srv.cfg.ServerName, "Administrative info")
 	s.num("257", who)
-}
-
-// cmdAway sets or ends being away; before registration too (draft/pre-away).
-func cmdAway(s *session, l *line) {
-	text := cut(l.param(0), s.srv.cfg.AwayLen)
-	if s.reg != nil {
-		if !s.caps().has(capPreAway) {
-			s.num("451", "You have not registered")
-			return
-		}
-		s.reg.away = text
-	} else {
-		w := s.srv.world
-		w.mu.Lock()
-		u := s.user
-		if u.away != text {
-			u.away = text
-			f := awayFan(u, &stamp{at: time.Now()})
-			for _, o := range w.peers(u) {
-				if o != s {
-					f.send(o)
-				}
-			}
-		}
-		w.mu.Unlock()
-	}
-	if text == "" {
-		s.num("305", "You are no longer marked as being away")
-	} else {
-		s.num("306", "You have been marked as being away")
-	}
 }
 
 func cmdSetname(s *session, l *line) {

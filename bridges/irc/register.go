@@ -181,7 +181,9 @@ func (s *session) claimLocked() (done, ok bool) {
 				return false, false
 			}
 			s.user, s.reg = u, nil
+			s.away = absence{r.away, time.Now().UnixNano()}
 			w.attach(s, u)
+			w.reckonAway(u, s)
 			return true, true
 		}
 	}
@@ -203,6 +205,7 @@ func (s *session) claimLocked() (done, ok bool) {
 	w.users[u.uri] = u
 	w.nicks[w.fold.fold(r.nick)] = u
 	s.user, s.reg = u, nil
+	s.away = absence{r.away, time.Now().UnixNano()}
 	w.attach(s, u)
 	w.arrived(u)
 	srv.peak = max(srv.peak, len(w.users))
@@ -218,14 +221,10 @@ func guestID() string {
 	return guestText.EncodeToString(b[:])
 }
 
-// welcomeSize is what a welcome takes with a short MOTD, in octets.
-const welcomeSize = 3 << 10
-
 // welcome says hello, and where the account's other sessions are.
 func (s *session) welcome() {
 	srv := s.srv
 	cfg := &srv.cfg
-	s.out = slices.Grow(s.out, welcomeSize)
 	s.num("001", "Welcome to the "+cfg.Network+" network, "+s.user.source())
 	s.num("002", "Your host is "+cfg.ServerName+", running "+Version)
 	s.num("003", "This server was started "+srv.started.UTC().Format(time.RFC1123))

@@ -72,6 +72,14 @@ func (srv *Server) renamedTo(name string) string {
 	return ""
 }
 
+// in reports whether u is in the channel called name.
+func (srv *Server) in(name string, u *user) bool {
+	srv.world.mu.RLock()
+	defer srv.world.mu.RUnlock()
+	ch := srv.world.channelByName(name)
+	return ch != nil && ch.index[u] != nil
+}
+
 // redirect tells who joins a renamed channel where it is; true if they shall be
 // let in there at once (https://ircv3.net/specs/extensions/channel-rename).
 func (s *session) redirect(from, to string) bool {

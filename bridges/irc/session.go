@@ -56,8 +56,9 @@ type session struct {
 	account *core.Account // logged in as; nil for guests
 	sasl    *saslExchange // made by the first AUTHENTICATE
 
-	out       []byte // replies that are not in the queue yet
-	label     string // of the running command
+	out       []byte  // replies that are not in the queue yet
+	own       *[]byte // the pooled buffer that out began with, nil if none
+	label     string  // of the running command
 	labelFrom int
 	pending   []pending
 	flood     bucket
@@ -69,7 +70,7 @@ type session struct {
 	watching map[string]string   // MONITOR: folded nick to nick; under the world's lock
 	subs     map[string]struct{} // METADATA SUB; under the Server's metaMu
 	preMeta  map[string]string   // METADATA SET before registration
-	away     string              // this client's own; under the world's lock
+	away     absence             // under the world's lock
 
 	mu       sync.Mutex
 	inflight []pending // being submitted
@@ -171,6 +172,7 @@ func (s *session) badLine(l *line, err error) {
 
 // handle runs one command and returns its cost.
 func (s *session) handle(l *line) int {
+	s.takeBuffer()
 	s.label = ""
 	if s.caps().has(capLabels) {
 		if v := l.tag("label"); len(v) <= maxLabel {
@@ -290,16 +292,33 @@ func (s *session) ended(int) {
 // pushOut hands the replies to the queue.
 func (s *session) pushOut() {
 	if len(s.out) > 0 {
-		s.queue.push(s.out)
-		s.out = nil
+		s.queue.pushChunk(chunk{s.out, s.own})
+		s.out, s.own = nil, nil
 		s.labelFrom = 0
 	}
+}
+
+// takeBuffer has a buffer ready for the replies of a command; rest gives it
+// back if it was not used.
+func (s *session) takeBuffer() {
+	if s.out == nil {
+		s.own = outBuffers.Get().(*[]byte)
+		s.out = (*s.own)[:0]
+	}
+}
+
+func (s *session) rest() {
+	if s.own != nil {
+		outBuffers.Put(s.own)
+	}
+	s.out, s.own = nil, nil
 }
 
 // settle leaves nothing behind before the session waits for input.
 func (s *session) settle() {
 	s.submitPending()
 	s.pushOut()
+	s.rest()
 	if cap(s.pending) > 4 {
 		s.pending = nil
 	}

@@ -111,6 +111,9 @@ func (s *session) talkTo(l *line, target, label string, inAnswer bool) {
 		}
 		return
 	}
+	if m.Unreact != "" && !inAnswer {
+		s.submitPending() // the reaction may be among it
+	}
 	var env core.Envelope
 	if err == nil {
 		env, err = s.srv.convert.Inbound(m, storeNames{lockedNames{worldNames{srv: s.srv}}, s, room})

@@ -190,11 +190,11 @@ func (u *user) idle(s *session, now time.Time) int64 {
 }
 
 func cmdWhois(s *session, l *line) {
-	mask := l.param(len(l.params) - 1) // WHOIS [server] nick
-	if len(l.params) == 0 || mask == "" {
+	if len(l.params) == 0 || l.params[len(l.params)-1] == "" {
 		s.num("431", "No nickname given")
 		return
 	}
+	mask := l.params[len(l.params)-1] // WHOIS [server] nick
 	w := s.srv.world
 	w.mu.RLock()
 	for _, nick := range list(mask, s.srv.cfg.MaxTargets) {
