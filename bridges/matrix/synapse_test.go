@@ -316,9 +316,9 @@ func (s *synapse) interfere(t testing.TB, f func(*meddle) bool) (stop func()) {
 // cut ends the connection without an answer.
 func (m *meddle) cut() bool { panic(http.ErrAbortHandler) }
 
-// isSend reports whether the request sends a timeline event.
+// isSend reports whether the request sends a timeline event as a ghost.
 func (m *meddle) isSend() bool {
-	return m.r.Method == http.MethodPut && strings.Contains(m.r.URL.Path, "/send/")
+	return m.r.Method == http.MethodPut && strings.Contains(m.r.URL.Path, "/send/") && m.r.URL.Query().Has("user_id")
 }
 
 // raw does a request to our handler as the homeserver would, and returns the
