@@ -43,7 +43,6 @@ type row struct {
 	goal             goal
 	ours             float64
 	ngircd, inspircd float64
-	note             string
 }
 
 func (r row) best() float64 {
@@ -58,7 +57,7 @@ func (r row) best() float64 {
 	return max(r.ngircd, r.inspircd)
 }
 
-// Reached tells whether the goal was; an unmeasured figure reaches none.
+// reached tells whether the goal was; an unmeasured figure reaches none.
 func (r row) reached() bool {
 	limit := r.goal.limit
 	if r.goal.factor > 0 {
@@ -85,8 +84,7 @@ func figure(x float64) string {
 	return fmt.Sprintf("%.3g", x)
 }
 
-// A report collects rows; whole says that every measure was taken, so that it
-// may replace the published one.
+// A report collects rows.
 type report struct {
 	rows []row
 }
@@ -94,13 +92,13 @@ type report struct {
 func (r *report) add(w row) { r.rows = append(r.rows, w) }
 
 // alone adds a row that has no peer.
-func (r *report) alone(measure, unit string, ours float64, g goal, note string) {
-	r.add(row{measure, unit, g, ours, math.NaN(), math.NaN(), note})
+func (r *report) alone(measure, unit string, ours float64, g goal) {
+	r.add(row{measure, unit, g, ours, math.NaN(), math.NaN()})
 }
 
 // compare adds a row from the medians of each server.
 func (r *report) compare(measure, unit string, m medians, key string, g goal) {
-	r.add(row{measure, unit, g, m.of("isthmus", key), m.of("ngIRCd", key), m.of("InspIRCd", key), ""})
+	r.add(row{measure, unit, g, m.of("isthmus", key), m.of("ngIRCd", key), m.of("InspIRCd", key)})
 }
 
 func (r *report) markdown() string {
@@ -114,13 +112,13 @@ func (r *report) markdown() string {
 		} else if math.IsNaN(w.ours) {
 			word = "not measured"
 		}
-		fmt.Fprintf(&b, "| %s (%s)%s | %s | %s | %s | %s | %s | %s |\n", w.measure, w.unit, w.note, w.goal.said(w.unit),
+		fmt.Fprintf(&b, "| %s (%s) | %s | %s | %s | %s | %s | %s |\n", w.measure, w.unit, w.goal.said(w.unit),
 			figure(w.ours), figure(w.ngircd), figure(w.inspircd), figure(w.ours/w.best()), word)
 	}
 	return b.String()
 }
 
-// Medians holds, for each server and figure, what each round measured.
+// medians holds, for each server and figure, what each round measured.
 type medians map[string]map[string][]float64
 
 func (m medians) add(server string, sample map[string]float64) {
@@ -147,7 +145,7 @@ func quantile[T any](sorted []T, q float64) T {
 	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
 }
 
-// Interleave measures every server once per round, A B C A B C, because the
+// interleave measures every server once per round, A B C A B C, because the
 // speed of a shared machine drifts: ratios of neighbours hold, others do not.
 func interleave(t *testing.T, ps []peer, measure func(t *testing.T, p peer) map[string]float64) medians {
 	m := medians{}
