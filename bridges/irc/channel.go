@@ -49,45 +49,15 @@ func cmdJoin(s *session, l *line) {
 	names, keys := list(l.params[0], s.srv.cfg.Channels), strings.Split(l.param(1), ",")
 	var js []joining
 	var es []core.Envelope
-	w := s.srv.world
 	for i, name := range names {
-		if !validChannel(name, s.srv.cfg.ChannelLen) {
-			s.num("403", name, "No such channel")
-			continue
-		}
 		j := joining{name: name}
 		if i < len(keys) {
 			j.key = keys[i]
 		}
-		w.mu.RLock()
-		ch := w.channelByName(name)
-		in, full := ch != nil && ch.index[s.user] != nil, len(s.user.in)+len(js) >= s.srv.cfg.Channels
-		p, moved := s.user.profile, ""
-		if ch != nil {
-			j.name, j.room = ch.name(), ch.room.ID
-		} else {
-			moved = s.srv.renamedTo(name)
+		if p, ok := s.joinable(&j, len(js)); ok {
+			js = append(js, j)
+			es = append(es, s.control(j.room, core.Control{Op: core.OpJoin, Text: j.key, Profile: &p}))
 		}
-		w.mu.RUnlock()
-		switch {
-		case in:
-			continue
-		case full:
-			s.num("405", name, "You have joined too many channels")
-			continue
-		case moved != "":
-			if !s.redirect(name, moved) || s.srv.in(moved, s.user) {
-				continue
-			}
-			j.name, j.room = moved, s.srv.roomID(name)
-		case ch == nil:
-			j.room = s.srv.roomID(name)
-			if !s.create(name, j.room, p) {
-				continue
-			}
-		}
-		js = append(js, j)
-		es = append(es, s.control(j.room, core.Control{Op: core.OpJoin, Text: j.key, Profile: &p}))
 	}
 	receipts, err := s.submit("JOIN", es...)
 	if err != nil {
@@ -99,19 +69,62 @@ func cmdJoin(s *session, l *line) {
 			s.refuse("JOIN", js[i].name, r.Err)
 			continue
 		}
-		w.mu.RLock()
-		if ch := w.rooms[js[i].room]; ch != nil && ch.index[s.user] != nil {
-			s.showTopic(ch, false)
-			s.showMarker(ch)
-			if s.caps()&(capNoImplicitNames|capDraftNoImplicitNames) == 0 {
-				s.names(ch)
-			}
-			if s.label == "" {
-				s.pushOut() // before anybody else's line about this channel
-			}
-		}
-		w.mu.RUnlock()
+		s.showEntered(js[i].room)
 		s.afterJoin(js[i].name)
+	}
+}
+
+// joinable finds or makes the room of j, and says what stands in the way. It
+// returns how the user is to be shown there.
+func (s *session) joinable(j *joining, planned int) (p core.Profile, ok bool) {
+	name, w := j.name, s.srv.world
+	if !validChannel(name, s.srv.cfg.ChannelLen) {
+		s.num("403", name, "No such channel")
+		return p, false
+	}
+	w.mu.RLock()
+	ch := w.channelByName(name)
+	in, full := ch != nil && ch.index[s.user] != nil, len(s.user.in)+planned >= s.srv.cfg.Channels
+	p = s.user.profile
+	moved := ""
+	if ch != nil {
+		j.name, j.room = ch.name(), ch.room.ID
+	} else {
+		moved = s.srv.renamedTo(name)
+	}
+	w.mu.RUnlock()
+	switch {
+	case in:
+		return p, false
+	case full:
+		s.num("405", name, "You have joined too many channels")
+		return p, false
+	case moved != "":
+		j.name, j.room = moved, s.srv.roomID(name)
+		return p, s.redirect(name, moved) && !s.srv.in(moved, s.user)
+	case ch == nil:
+		j.room = s.srv.roomID(name)
+		return p, s.create(name, j.room, p)
+	}
+	return p, true
+}
+
+// showEntered sends what belongs to a channel that was just entered.
+func (s *session) showEntered(room core.RoomID) {
+	w := s.srv.world
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	ch := w.rooms[room]
+	if ch == nil || ch.index[s.user] == nil {
+		return
+	}
+	s.showTopic(ch, false)
+	s.showMarker(ch)
+	if s.caps()&(capNoImplicitNames|capDraftNoImplicitNames) == 0 {
+		s.names(ch)
+	}
+	if s.label == "" {
+		s.pushOut() // before anybody else's line about this channel
 	}
 }
 

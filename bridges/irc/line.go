@@ -91,12 +91,24 @@ func (l *line) parse(b []byte) error {
 		s = strings.TrimLeft(s, " ")
 	}
 	l.command, s, _ = strings.Cut(s, " ")
-	if l.command == "" {
+	if !isCommand(l.command) {
+		l.command = ""
 		return errNoCommand
 	}
 	l.command = upper(l.command)
 	l.parseParams(s)
 	return nil
+}
+
+// isCommand reports whether s can be a command: letters and digits (RFC 2812
+// §2.3.1).
+func isCommand(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; !(c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || c >= '0' && c <= '9') {
+			return false
+		}
+	}
+	return s != ""
 }
 
 func (l *line) parseParams(s string) {

@@ -144,6 +144,8 @@ func (s *session) lost(err error) {
 	case s.why != "":
 	case s.srv.transport.stopping.Load():
 		s.why = "Server is stopping"
+	case errors.Is(err, os.ErrDeadlineExceeded) && s.user == nil:
+		s.why = "Registration timed out"
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		s.why = "Ping timeout"
 	default:
