@@ -386,3 +386,51 @@ func TestBotKickedPausesLink(t *testing.T) {
 	}
 	h.seen(bob, mx, "what was said meanwhile", body("kept"))
 }
+
+// A recorder of signals stands where the live bridges would.
+type signals struct{ c chan core.Signal }
+
+func TestTypingBothWays(t *testing.T) {
+	h := openHouse(t, nil)
+	bob := homeserver(t).user(t, "bob")
+	room, mx, l := h.linked(bob, core.Lazy)
+	h.says(room, "so my ghost is here")
+	h.seen(bob, mx, "line", body("so my ghost is here"))
+
+	got := signals{make(chan core.Signal, 10)}
+	h.gw.signal.Store(&got)
+	if _, err := bob.UserTyping(bg, mx, true, 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case s := <-got.c:
+		if s.Room != room || s.Sender != h.uri(bob) || s.Typing != "active" || s.Origin != h.b.network {
+			t.Errorf("signal %+v", s)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("Bob's typing never arrived")
+	}
+	// Ann types: Bob's client sees her ghost do so.
+	done := make(chan struct{}, 1)
+	syncer := bob.Syncer.(*mautrix.DefaultSyncer)
+	syncer.OnEventType(event.EphemeralEventTyping, func(_ context.Context, ev *event.Event) {
+		for _, u := range ev.Content.AsTyping().UserIDs {
+			if string(u) == h.b.mxid(ircUser) {
+				select {
+				case done <- struct{}{}:
+				default:
+				}
+			}
+		}
+	})
+	ctx, stop := context.WithCancel(bg)
+	defer stop()
+	go bob.SyncWithContext(ctx)
+	h.b.Signal(core.Signal{Room: room, Sender: ircUser, Origin: core.NetworkIRC, Typing: "active"})
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Error("Ann's typing never arrived")
+	}
+	_ = l
+}

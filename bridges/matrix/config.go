@@ -30,6 +30,7 @@ const (
 	linkCache      = time.Second            // how long links are kept before they are read again
 	noticeInterval = 10 * time.Minute       // the same notice is not said again sooner in one room
 	tokenRefused   = 5 * time.Minute        // the homeserver does not know our token: a person must act
+	nameTimeout    = 2 * time.Second        // for a speaker's name: a transaction is to be answered within 5 s
 	firstRetry     = 500 * time.Millisecond // of work in the background; doubles up to lastRetry
 	lastRetry      = time.Minute
 )

@@ -14,7 +14,7 @@ import (
 func matrixError(c core.Code) (status int, errcode string) {
 	switch c {
 	case core.Invalid:
-		return http.StatusBadRequest, "M_INVALID_PARAM"
+		return http.StatusBadRequest, "M_BAD_JSON"
 	case core.Unauthenticated:
 		return http.StatusUnauthorized, "M_UNKNOWN_TOKEN"
 	case core.Denied:

@@ -113,8 +113,8 @@ func TestTokensAndPaths(t *testing.T) {
 		{"PUT", "/_matrix/app/v1/transactions/1?access_token=" + hsToken, "", empty, 200, ""},
 		{"PUT", "/_matrix/app/v1/transactions/1?access_token=" + hsToken, hsToken, empty, 200, ""},
 		{"PUT", "/transactions/1?access_token=" + hsToken, "", empty, 200, ""},
-		{"PUT", "/_matrix/app/v1/transactions/1", hsToken, []byte(`{`), 400, "M_INVALID_PARAM"},
-		{"PUT", "/_matrix/app/v1/transactions/1", hsToken, []byte(`{"events":{}}`), 400, "M_INVALID_PARAM"},
+		{"PUT", "/_matrix/app/v1/transactions/1", hsToken, []byte(`{`), 400, "M_BAD_JSON"},
+		{"PUT", "/_matrix/app/v1/transactions/1", hsToken, []byte(`{"events":{}}`), 400, "M_BAD_JSON"},
 		{"POST", "/_matrix/app/v1/transactions/1", hsToken, empty, 405, "M_UNRECOGNIZED"},
 		{"GET", "/_matrix/app/v1/nothing", hsToken, nil, 404, "M_UNRECOGNIZED"},
 		{"GET", "/_matrix/app/v1/transactions", hsToken, nil, 404, "M_UNRECOGNIZED"},
@@ -294,8 +294,9 @@ func TestRateLimitObeyed(t *testing.T) {
 // A token the homeserver does not know is tried again only after minutes.
 func TestOurTokenRefused(t *testing.T) {
 	h := openHouse(t, nil)
-	h.b.client.token = "nonsense-nonsense"
-	err := h.b.client.register(bg, "x")
+	cfg := h.b.cfg
+	cfg.ASToken = "nonsense-nonsense"
+	err := New(cfg, nil, nil).client.register(bg, "x")
 	if e := asCore(err); e.Code != core.Unavailable || e.RetryAfter != tokenRefused {
 		t.Errorf("refused token: %v after %v", err, e.RetryAfter)
 	}

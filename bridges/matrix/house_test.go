@@ -38,7 +38,16 @@ type house struct {
 // A brokenGateway is the runtime, until a test says that the store is away.
 type brokenGateway struct {
 	bridges.Gateway
-	away atomic.Bool
+	away   atomic.Bool
+	signal atomic.Pointer[signals]
+}
+
+func (g *brokenGateway) Signal(s core.Signal) {
+	if to := g.signal.Load(); to != nil {
+		to.c <- s
+		return
+	}
+	g.Gateway.Signal(s)
 }
 
 func (g *brokenGateway) Submit(ctx context.Context, es ...core.Envelope) ([]core.Receipt, error) {

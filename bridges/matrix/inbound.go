@@ -26,6 +26,7 @@ type intake struct {
 	pending []offer
 	ids     map[string]bool // events among pending
 	dead    int
+	noNames bool // the homeserver did not say a name: it is not asked again for this transaction
 }
 
 // An offer is one envelope and what is needed when it is refused.
@@ -96,6 +97,7 @@ func (in *intake) take(ctx context.Context, ev *roomEvent) error {
 	switch {
 	case !linked:
 		b.count("unlinked")
+		b.declineForGhost(ev)
 		return nil
 	case b.ours(ev.Sender):
 		b.count("own")
@@ -196,10 +198,15 @@ func (in *intake) speaker(ctx context.Context, room, mxid string, l *core.Link, 
 		return name, nil, nil
 	}
 	var m memberContent
-	err := in.b.client.state(ctx, room, "m.room.member", mxid, &m)
-	if err != nil && ctx.Err() != nil {
-		return "", nil, err
-	} // else the localpart has to do: a message never waits for its sender's name
+	if !in.noNames {
+		short, cancel := context.WithTimeout(ctx, nameTimeout)
+		err := in.b.client.state(short, room, "m.room.member", mxid, &m)
+		cancel()
+		if err != nil && ctx.Err() != nil {
+			return "", nil, core.Errorf(core.Unavailable, "the homeserver hung up")
+		} // else the localpart has to do: a message never waits for its sender's name
+		in.noNames = err != nil && core.Temporary(err)
+	}
 	name := displayName(m.Name, mxid)
 	env := in.b.joinEnvelope(l.Room, user, mxid, m)
 	in.b.known.put(l.Room, user, name)
@@ -358,7 +365,9 @@ func (b *Bridge) takeEphemeral(gw bridges.Gateway, raws [][]byte) {
 		}
 		b.mu.Lock()
 		before := b.typing[ev.RoomID]
-		b.typing[ev.RoomID] = now
+		if b.typing[ev.RoomID] = now; len(now) == 0 {
+			delete(b.typing, ev.RoomID)
+		}
 		b.mu.Unlock()
 		for id := range now {
 			b.signal(gw, &l, id, "active")

@@ -73,6 +73,22 @@ func (b *Bridge) refuseInvite(room string) {
 	})
 }
 
+// declineForGhost answers the invitation of a ghost to a room of its own:
+// private conversations are not carried yet, and nobody shall wait for one.
+func (b *Bridge) declineForGhost(ev *roomEvent) {
+	if ev.Type != "m.room.member" || ev.StateKey == nil || !b.ours(*ev.StateKey) || b.ours(ev.Sender) {
+		return
+	}
+	var m memberContent
+	if json.Unmarshal(ev.Content, &m) != nil || m.Membership != "invite" {
+		return
+	}
+	ghost := *ev.StateKey
+	b.later(func(ctx context.Context) {
+		b.client.member(ctx, ghost, ev.RoomID, "leave", "", "private conversations are not carried by this gateway yet")
+	})
+}
+
 // leaveStrangers takes our bot out of rooms that nobody has linked within the
 // grace time.
 func (b *Bridge) leaveStrangers(ctx context.Context) {
@@ -114,6 +130,17 @@ func (b *Bridge) findStrangers(ctx context.Context) error {
 	return nil
 }
 
+// A change is one member event of somebody else in a linked room, read.
+type change struct {
+	in         *intake
+	ev         *roomEvent
+	link       *core.Link
+	now, prev  memberContent
+	by, target core.UserURI
+	name       string // of by
+	ghost      bool   // the target is a ghost of ours
+}
+
 // membership offers what a member event of somebody else means here. What
 // happened to a Matrix user in their room has happened: if the one who did it
 // may not do so here, the homeserver itself says it again.
@@ -121,71 +148,89 @@ func (in *intake) membership(ev *roomEvent, l *core.Link) error {
 	if ev.StateKey == nil {
 		return core.Errorf(core.Invalid, "a membership of nobody")
 	}
-	var m, prev memberContent
-	if json.Unmarshal(ev.Content, &m) != nil {
+	b := in.b
+	c := change{in: in, ev: ev, link: l, ghost: b.ours(*ev.StateKey)}
+	if json.Unmarshal(ev.Content, &c.now) != nil {
 		return core.Errorf(core.Invalid, "a membership that is not one")
 	}
 	if len(ev.Unsigned.PrevContent) > 0 {
-		json.Unmarshal(ev.Unsigned.PrevContent, &prev) // absent and odd are the same
+		json.Unmarshal(ev.Unsigned.PrevContent, &c.prev) // absent and odd are the same
 	}
-	b := in.b
-	target, ok := b.userURI(*ev.StateKey)
-	by, ok2 := b.userURI(ev.Sender)
+	var ok, ok2, known bool
+	c.target, ok = b.userURI(*ev.StateKey)
+	c.by, ok2 = b.userURI(ev.Sender)
 	if !ok || !ok2 {
 		return core.Errorf(core.Invalid, "a membership of somebody without a name of ours")
 	}
-	ghost := b.ours(*ev.StateKey)
-	byName, known := b.known.get(l.Room, by)
-	if !known {
-		byName = displayName("", ev.Sender)
+	if c.name, known = b.known.get(l.Room, c.by); !known {
+		c.name = displayName("", ev.Sender)
 	}
-	say := func(sender core.UserURI, suffix string, c core.Control) {
-		id := ev.EventID
-		if suffix != "" {
-			id = suffixed(id, suffix)
-		}
-		in.offer(l, ev, false, core.Envelope{Room: l.Room, Sender: sender, Origin: core.Origin{Network: b.network, ID: id},
-			Sent: sentAt(ev.SentMS), Body: c.Body(byName)})
+	if c.ghost {
+		b.ghosts.setJoined(ev.RoomID, *ev.StateKey, c.now.Membership == "join")
+	} else if c.now.Membership == "leave" || c.now.Membership == "ban" {
+		b.known.drop(l.Room, c.target)
 	}
-	system := core.SystemUser(b.cfg.Domain)
-	reason := boundText(m.Reason)
-	if ghost {
-		b.ghosts.setJoined(ev.RoomID, *ev.StateKey, m.Membership == "join")
-	} else if m.Membership == "leave" || m.Membership == "ban" {
-		b.known.drop(l.Room, target)
-	}
-	switch {
-	case m.Membership == "join" && by == target:
-		p := b.profileOf(*ev.StateKey, m)
-		b.known.put(l.Room, target, p.Name)
-		byName = p.Name
-		say(target, "", core.Control{Op: core.OpJoin, Profile: &p})
-	case m.Membership == "leave" && by == target:
-		say(target, "", core.Control{Op: core.OpLeave, Text: reason})
-	case m.Membership == "leave" && prev.Membership == "ban":
-		say(by, "", core.Control{Op: core.OpRole, User: target, Role: core.RoleNone})
-		if !ghost {
-			say(system, "s", core.Control{Op: core.OpRole, User: target, Role: core.RoleNone})
+	switch c.now.Membership {
+	case "join":
+		c.joins()
+	case "leave":
+		c.leaves()
+	case "ban":
+		if c.prev.Membership == "join" || c.ghost {
+			c.say(c.by, "k", core.Control{Op: core.OpKick, User: c.target, Text: boundText(c.now.Reason)})
 		}
-	case m.Membership == "leave" && prev.Membership == "invite":
-		// an invitation taken back: nothing was promised here
-	case m.Membership == "leave":
-		say(by, "", core.Control{Op: core.OpKick, User: target, Text: reason})
-		if !ghost {
-			say(system, "s", core.Control{Op: core.OpLeave, User: target, Text: reason})
-		}
-	case m.Membership == "ban":
-		if prev.Membership == "join" || ghost {
-			say(by, "k", core.Control{Op: core.OpKick, User: target, Text: reason})
-		}
-		say(by, "", core.Control{Op: core.OpRole, User: target, Role: core.RoleBanned})
-		if !ghost {
-			say(system, "s", core.Control{Op: core.OpRole, User: target, Role: core.RoleBanned})
-		}
-	case m.Membership == "invite":
-		say(by, "", core.Control{Op: core.OpInvite, User: target})
+		c.decree(core.Control{Op: core.OpRole, User: c.target, Role: core.RoleBanned})
+	case "invite":
+		c.say(c.by, "", core.Control{Op: core.OpInvite, User: c.target})
 	}
 	return nil
+}
+
+func (c *change) joins() {
+	if c.by != c.target {
+		return // nobody joins for somebody else
+	}
+	p := c.in.b.profileOf(*c.ev.StateKey, c.now)
+	c.in.b.known.put(c.link.Room, c.target, p.Name)
+	c.name = p.Name
+	c.say(c.target, "", core.Control{Op: core.OpJoin, Profile: &p})
+}
+
+func (c *change) leaves() {
+	reason := boundText(c.now.Reason)
+	switch {
+	case c.by == c.target:
+		c.say(c.target, "", core.Control{Op: core.OpLeave, Text: reason})
+	case c.prev.Membership == "ban":
+		c.decree(core.Control{Op: core.OpRole, User: c.target, Role: core.RoleNone})
+	case c.prev.Membership == "invite":
+		// an invitation taken back: nothing was promised here
+	default:
+		c.say(c.by, "", core.Control{Op: core.OpKick, User: c.target, Text: reason})
+		if !c.ghost {
+			c.say(c.system(), "s", core.Control{Op: core.OpLeave, User: c.target, Text: reason})
+		}
+	}
+}
+
+// decree says it as the one who did it and, of a Matrix user, as the homeserver.
+func (c *change) decree(ctl core.Control) {
+	c.say(c.by, "", ctl)
+	if !c.ghost {
+		c.say(c.system(), "s", ctl)
+	}
+}
+
+func (c *change) system() core.UserURI { return core.SystemUser(c.in.b.cfg.Domain) }
+
+// say offers one envelope; each of an event has its own suffix.
+func (c *change) say(sender core.UserURI, suffix string, ctl core.Control) {
+	id := c.ev.EventID
+	if suffix != "" {
+		id = suffixed(id, suffix)
+	}
+	c.in.offer(c.link, c.ev, false, core.Envelope{Room: c.link.Room, Sender: sender,
+		Origin: core.Origin{Network: c.in.b.network, ID: id}, Sent: sentAt(c.ev.SentMS), Body: ctl.Body(c.name)})
 }
 
 // boundText cuts what people write as a reason to what a control message holds.
