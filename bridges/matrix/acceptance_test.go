@@ -110,7 +110,15 @@ func TestReplyEditRedactReact(t *testing.T) {
 	}
 	h.find(room, "tombstone", func(e *core.Event) bool { return e.ID == in.ID && e.Deleted })
 
-	// And Ann does the same to Matrix.
+}
+
+// The same the other way: Ann answers, edits, reacts to and removes.
+func TestReplyEditRedactReactOut(t *testing.T) {
+	h := openHouse(t, nil)
+	bob := homeserver(t).user(t, "bob")
+	room, mx, _ := h.linked(bob, core.Lazy)
+	first := h.says(room, "question")
+	q := h.seen(bob, mx, "question", body("question"))
 	said, err := bob.SendText(bg, mx, "statement")
 	if err != nil {
 		t.Fatal(err)
@@ -147,7 +155,17 @@ func TestReplyEditRedactReact(t *testing.T) {
 	}
 }
 
-func TestStateBothWays(t *testing.T) {
+func inRoom(t *testing.T, c *mautrix.Client, mx id.RoomID, user string) bool {
+	t.Helper()
+	res, err := c.JoinedMembers(bg, mx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, ok := res.Joined[id.UserID(user)]
+	return ok
+}
+
+func TestStateIn(t *testing.T) {
 	h := openHouse(t, nil)
 	s := homeserver(t)
 	bob, eve := s.user(t, "bob"), s.user(t, "eve")
@@ -159,14 +177,7 @@ func TestStateBothWays(t *testing.T) {
 		return ok && m.Joined && m.Via == h.b.network && m.Role == core.RoleOwner
 	})
 	ghost := h.b.mxid(ircUser)
-	joined := func(user string) bool {
-		res, err := bob.JoinedMembers(bg, mx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, ok := res.Joined[id.UserID(user)]
-		return ok
-	}
+	joined := func(user string) bool { return inRoom(t, bob, mx, user) }
 	h.until("Ann's ghost is mirrored", func() bool { return joined(ghost) })
 
 	if _, err := eve.JoinRoomByID(bg, mx); err != nil {
@@ -188,6 +199,16 @@ func TestStateBothWays(t *testing.T) {
 	}
 	h.until("Eve is banned", func() bool { m, _ := h.member(room, h.uri(eve)); return m.Role == core.RoleBanned })
 
+}
+
+func TestStateOut(t *testing.T) {
+	h := openHouse(t, nil)
+	s := homeserver(t)
+	bob := s.user(t, "bob")
+	room, mx, _ := h.linked(bob, core.Mirror)
+	ghost := h.b.mxid(ircUser)
+	joined := func(user string) bool { return inRoom(t, bob, mx, user) }
+	h.until("Ann's ghost is mirrored", func() bool { return joined(ghost) })
 	if _, err := bob.SendStateEvent(bg, mx, event.StateTopic, "", map[string]string{"topic": "from Matrix"}); err != nil {
 		t.Fatal(err)
 	}
@@ -208,10 +229,10 @@ func TestStateBothWays(t *testing.T) {
 		var c event.PowerLevelsEventContent
 		return bob.StateEvent(bg, mx, event.StatePowerLevels, "", &c) == nil && c.GetUserLevel(id.UserID(h.b.mxid(cat))) == 50
 	})
-	h.control(room, cat, core.Control{Op: core.OpProfile, Profile: &core.Profile{Name: "tomcat"}})
-	h.until("cat's name", func() bool {
+	h.control(room, cat, core.Control{Op: core.OpProfile, Profile: &core.Profile{Name: "tomcat", Avatar: "mxc://hs.test/cat"}})
+	h.until("cat's name and avatar", func() bool {
 		p, err := bob.GetProfile(bg, id.UserID(h.b.mxid(cat)))
-		return err == nil && p.DisplayName == "tomcat"
+		return err == nil && p.DisplayName == "tomcat" && p.AvatarURL.String() == "mxc://hs.test/cat"
 	})
 	h.control(room, cat, core.Control{Op: core.OpLeave, Text: "bye"})
 	h.until("cat's ghost left", func() bool { return !joined(h.b.mxid(cat)) })
@@ -433,4 +454,26 @@ func TestTypingBothWays(t *testing.T) {
 		t.Error("Ann's typing never arrived")
 	}
 	_ = l
+}
+
+func TestCheck(t *testing.T) {
+	h := openHouse(t, nil)
+	if err := h.b.Check(bg, true); err != nil {
+		t.Errorf("a working pair: %v", err)
+	}
+	for code, change := range map[core.Code]func(*Config){
+		core.Unavailable:     func(c *Config) { c.URL = "http://127.0.0.1:1" },
+		core.Unauthenticated: func(c *Config) { c.ASToken = "nonsense-nonsense" },
+		core.Invalid:         func(c *Config) { c.Bot = "other" },
+	} {
+		cfg := h.b.cfg
+		change(&cfg)
+		if err := New(cfg, nil, nil).Check(bg, false); core.CodeOf(err) != code || err == nil {
+			t.Errorf("want %v, got %v", code, err)
+		}
+	}
+	homeserver(t).handler.Store(nil)
+	if err := h.b.Check(bg, true); err == nil {
+		t.Error("nobody answers the ping, and Check does not say so")
+	}
 }

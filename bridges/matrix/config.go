@@ -83,6 +83,7 @@ func (c Config) withDefaults() Config {
 	if c.MaxEvents <= 0 {
 		c.MaxEvents = 1000
 	}
+	c.MaxEvents = min(c.MaxEvents, 2000) // the runtime takes 4096 at once; each may need a join before it
 	if c.RequestTimeout <= 0 {
 		c.RequestTimeout = 30 * time.Second
 	}

@@ -93,7 +93,7 @@ func (b *Bridge) send(ctx context.Context, gw bridges.Gateway, l *core.Link, ev 
 		placed = append(placed, id)
 	}
 	if entered && as != "" {
-		b.leaveIfGone(ctx, gw, l, ev.Sender, as)
+		b.settleIn(ctx, gw, l, as)
 	}
 	return placed, nil
 }
@@ -143,20 +143,30 @@ func (b *Bridge) sendPart(ctx context.Context, l *core.Link, ev *core.Event, par
 	return b.client.send(ctx, as, l.Place, out.Type, txn, content)
 }
 
-// leaveIfGone takes a ghost out again that came in for words whose author has
-// left meanwhile: their leave was delivered first, in its own lane.
-func (b *Bridge) leaveIfGone(ctx context.Context, gw bridges.Gateway, l *core.Link, user core.UserURI, mxid string) {
-	joined := true
+// settleIn looks after a ghost that came in just now: it gets its user's avatar,
+// or goes again, if its user has left meanwhile: their leave was delivered
+// first, in its own lane.
+func (b *Bridge) settleIn(ctx context.Context, gw bridges.Gateway, l *core.Link, mxid string) {
+	user, ok := b.userURI(mxid)
+	if !ok {
+		return // a hashed name: the sweep at unlinking takes it out
+	}
+	joined, avatar := false, ""
 	err := gw.View(ctx, func(r core.Reader) error {
 		members, err := r.Members(l.Room)
-		joined = err != nil
 		for _, m := range members {
-			joined = joined || m.User == user && m.Joined
+			if m.User == user && m.Joined {
+				joined, avatar = true, mxcOnly(m.Profile.Avatar)
+			}
 		}
 		return err
 	})
-	if err == nil && !joined {
-		b.leave(ctx, l.Place, mxid, "") // sweeping at unlink catches what fails here
+	switch {
+	case err != nil: // what fails here is caught by the next change or the sweep
+	case !joined:
+		b.leave(ctx, l.Place, mxid, "")
+	case avatar != "":
+		b.ghost(ctx, l, user, "", avatar)
 	}
 }
 

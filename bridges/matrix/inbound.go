@@ -116,6 +116,9 @@ func (in *intake) take(ctx context.Context, ev *roomEvent) error {
 		b.tell(l.Place, "An encrypted message was not carried to the channel: this gateway cannot read it.")
 		b.count("refused")
 		return nil
+	case "m.room.name":
+		b.count("unsupported") // a Channel's name is its IRC name, and how people find it there
+		return nil
 	case "m.room.tombstone":
 		return b.pause(ctx, in.gw, l, "the room was replaced by another")
 	}

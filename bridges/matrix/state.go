@@ -108,7 +108,7 @@ func (b *Bridge) mirror(ctx context.Context, gw bridges.Gateway, l *core.Link, u
 	}
 	mxid, entered, err := b.ghost(ctx, l, user, name, avatar)
 	if err == nil && entered {
-		b.leaveIfGone(ctx, gw, l, user, mxid)
+		b.settleIn(ctx, gw, l, mxid)
 	}
 	return err
 }
