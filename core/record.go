@@ -56,7 +56,8 @@ func cborHead(b []byte, major byte, n uint64) []byte {
 
 // cborReader reads what appendHeader wrote; the first fault stays.
 type cborReader struct {
-	b   []byte
+	b   []byte // what is left of all
+	all string
 	bad bool
 }
 
@@ -88,9 +89,9 @@ func (r *cborReader) text() string {
 		r.bad = true
 		return ""
 	}
-	s := string(r.b[:n])
+	at := len(r.all) - len(r.b)
 	r.b = r.b[n:]
-	return s
+	return r.all[at : at+int(n)]
 }
 
 func (r *cborReader) int() int64 {
@@ -106,7 +107,7 @@ func (r *cborReader) int() int64 {
 
 // readHeader fills e and s from h.
 func readHeader(h []byte, e *Event, s *Signed) error {
-	r := cborReader{b: h}
+	r := cborReader{b: h, all: string(h)} // one copy: every text is a part of it
 	if major, n := r.head(); major != 0x80 || n != headerFields {
 		return Errorf(Invalid, "message header is not an array of %d", headerFields)
 	}
@@ -179,9 +180,9 @@ func AppendRecord(b []byte, e *Event) []byte {
 // ReadRecord is the inverse of AppendRecord. The event keeps no reference to b.
 func ReadRecord(b []byte, seq uint64, accepted time.Time, homeserver string) (Event, error) {
 	e := Event{Seq: seq, Accepted: accepted}
-	broken := Errorf(Internal, "stored event %d is broken", seq)
+	broken := func() error { return Errorf(Internal, "stored event %d is broken", seq) }
 	if len(b) < 2 || b[0] != recordVersion {
-		return e, broken
+		return e, broken()
 	}
 	b = append([]byte(nil), b...) // one copy for all parts
 	flags, rest, ok := b[1], b[2:], true
@@ -200,19 +201,19 @@ func ReadRecord(b []byte, seq uint64, accepted time.Time, homeserver string) (Ev
 	}
 	s := Signed{Header: part(), Content: part()}
 	if !ok || len(rest) == 0 {
-		return e, broken
+		return e, broken()
 	}
 	s.Vouch.Right, rest = rest[0], rest[1:]
 	s.Vouch.Path, s.Vouch.Sig = part(), part()
 	if !ok || readHeader(s.Header, &e, &s) != nil {
-		return e, broken
+		return e, broken()
 	}
 	e.ID = NewEventID(e.Room, homeserver, seq)
 	e.Deleted = flags&flagDeleted != 0
 	if s.ContentType == ContentControl && !e.Deleted {
 		c, err := ParseControl(s.Content)
 		if err != nil {
-			return e, broken
+			return e, broken()
 		}
 		e.Control = c
 	}
