@@ -243,9 +243,8 @@ func (s *session) replay(name string) {
 // speakerNick is what a local user was called when they said something: a nick,
 // or nick/tag of RELAYMSG.
 func speakerNick(name string, max int) string {
-	nick, tag, relayed := strings.Cut(name, "/")
-	if relayed && tag != "" {
-		return nickFrom(nick, max) + "/" + nickFrom(tag, max)
+	if validNick(name, max) || validRelayNick(name, max) {
+		return name
 	}
 	return nickFrom(name, max)
 }
