@@ -455,25 +455,3 @@ func TestTypingBothWays(t *testing.T) {
 	}
 	_ = l
 }
-
-func TestCheck(t *testing.T) {
-	h := openHouse(t, nil)
-	if err := h.b.Check(bg, true); err != nil {
-		t.Errorf("a working pair: %v", err)
-	}
-	for code, change := range map[core.Code]func(*Config){
-		core.Unavailable:     func(c *Config) { c.URL = "http://127.0.0.1:1" },
-		core.Unauthenticated: func(c *Config) { c.ASToken = "nonsense-nonsense" },
-		core.Invalid:         func(c *Config) { c.Bot = "other" },
-	} {
-		cfg := h.b.cfg
-		change(&cfg)
-		if err := New(cfg, nil, nil).Check(bg, false); core.CodeOf(err) != code || err == nil {
-			t.Errorf("want %v, got %v", code, err)
-		}
-	}
-	homeserver(t).handler.Store(nil)
-	if err := h.b.Check(bg, true); err == nil {
-		t.Error("nobody answers the ping, and Check does not say so")
-	}
-}

@@ -17,24 +17,6 @@ import (
 // /_matrix/app/v1/ and, for old homeservers, without that prefix.
 func (b *Bridge) Handler() http.Handler { return http.HandlerFunc(b.serve) }
 
-// Handlers answers for several homeservers at one address: the token says which
-// of bs is meant. A request with none of their tokens is refused by the first.
-func Handlers(bs ...*Bridge) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		for _, b := range bs {
-			if status, _ := b.authorise(r); status == http.StatusOK {
-				b.serve(w, r)
-				return
-			}
-		}
-		if len(bs) == 0 {
-			writeJSON(w, http.StatusNotFound, answer{ErrCode: "M_UNRECOGNIZED", Error: "unknown path"})
-			return
-		}
-		bs[0].serve(w, r)
-	})
-}
-
 // A route is one endpoint: what follows its name in the path is arg, unescaped.
 type route struct {
 	method string
