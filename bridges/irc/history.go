@@ -223,35 +223,23 @@ func (s *session) openPage(p *page, target string) bool {
 	srv, w := s.srv, s.srv.world
 	*p = page{srv: srv, caps: s.caps(), me: s.user.uri, lines: p.lines, sources: p.sources}
 	p.playback = p.caps.has(capEventPlayback)
+	if !strings.HasPrefix(target, "#") {
+		other, name, ok := s.partner(target)
+		p.mine, p.theirs = s.user.shown(), name
+		p.room, p.name, p.direct = srv.directRoom(p.me, other), name, true
+		return ok
+	}
 	w.mu.RLock()
-	if strings.HasPrefix(target, "#") {
-		defer w.mu.RUnlock()
-		ch := w.channelByName(target)
-		if ch == nil || ch.index[s.user] == nil {
-			return false
-		}
-		p.room, p.name = ch.room.ID, ch.name()
-		if m := ch.index[s.user]; ch.room.Policy.SinceJoin && m.since > 0 {
-			p.floor = m.since - 1
-		}
-		return true
+	defer w.mu.RUnlock()
+	ch := w.channelByName(target)
+	if ch == nil || ch.index[s.user] == nil {
+		return false
 	}
-	u := w.userByNick(target)
-	p.mine = s.user.profile.Name
-	var other core.UserURI
-	if u != nil {
-		other, p.theirs = u.uri, u.profile.Name
+	p.room, p.name = ch.room.ID, ch.name()
+	if m := ch.index[s.user]; ch.room.Policy.SinceJoin && m.since > 0 {
+		p.floor = m.since - 1
 	}
-	w.mu.RUnlock()
-	if other == "" {
-		acc, found, err := srv.auth.find(s.ctx, target) // somebody who is not here now
-		if err != nil || !found {
-			return false
-		}
-		other, p.theirs = acc.User, acc.Name
-	}
-	p.room, p.name, p.direct = srv.directRoom(p.me, other), p.theirs, true
-	return other != p.me
+	return true
 }
 
 // read fills the page from one snapshot.

@@ -447,3 +447,23 @@ func FuzzParseHistory(f *testing.F) {
 		}
 	})
 }
+
+// A conversation with somebody who is gone is found under the name that TARGETS
+// gives it.
+func TestHistoryOfThoseWhoAreGone(t *testing.T) {
+	h := openHouse(t, nil)
+	a, b := h.user("alice", append(historyCaps, "draft/read-marker")...), h.user("bob")
+	b.send("PRIVMSG alice :remember me", "QUIT")
+	b.until("ERROR")
+	a.until("PRIVMSG alice :remember me")
+	targets := a.history("TARGETS timestamp=2020-01-01T00:00:00.000Z timestamp=2099-01-01T00:00:00.000Z 5")
+	if len(targets) != 1 {
+		t.Fatalf("targets: %q", targets)
+	}
+	name := strings.Fields(targets[0])[4]
+	if page := a.history("LATEST " + name + " * 5"); spoken(page) != "remember me" {
+		t.Errorf("%s: %q", name, page)
+	}
+	a.send("MARKREAD " + name + " timestamp=2026-01-01T00:00:00.000Z")
+	a.expect(":irc.example MARKREAD " + name + " timestamp=2026-01-01T00:00:00.000Z")
+}

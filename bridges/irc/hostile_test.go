@@ -65,7 +65,7 @@ func TestSlowReader(t *testing.T) {
 	a.sync()
 	text := strings.Repeat("x", 400)
 	quit := false
-	for i := 0; i < 400 && !quit; i++ {
+	for i := 0; i < 2000 && !quit; i++ {
 		began := time.Now()
 		a.send(strings.Repeat("PRIVMSG #c :"+text+"\r\n", 30) + "PING x")
 		for {

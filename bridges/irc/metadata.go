@@ -254,6 +254,11 @@ func (srv *Server) notifyMeta(t *metaTarget, key, value string, from *session) {
 // showProfileMeta notifies of what a change of profile means as metadata. The
 // world's lock is held.
 func (srv *Server) showProfileMeta(u *user, old *core.Profile) {
+	if u.local && old.Account != u.profile.Account { // from now on it is the account's
+		srv.metaMu.Lock()
+		u.meta = nil
+		srv.metaMu.Unlock()
+	}
 	if old.Avatar == u.profile.Avatar && (u.local || old.Real == u.profile.Real) {
 		return
 	}

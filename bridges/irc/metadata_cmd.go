@@ -469,8 +469,20 @@ func (s *session) syncAll(keys map[string]struct{}) {
 	if keys == nil {
 		keys = s.subscribed()
 	}
+	w := s.srv.world
+	w.mu.RLock()
+	var in []metaTarget
+	for _, m := range s.user.in {
+		in = append(in, metaTarget{name: m.ch.name(), ch: m.ch, key: string(m.ch.room.ID)})
+	}
+	w.mu.RUnlock()
+	for i := range in {
+		if _, err := s.loadMeta(&in[i]); err != nil {
+			s.num("774", "*ALL", "5", "Synchronize metadata later")
+			return
+		}
+	}
 	write := func(a *metaAnswer) {
-		w := s.srv.world
 		w.mu.RLock()
 		defer w.mu.RUnlock()
 		seen := map[*user]struct{}{}

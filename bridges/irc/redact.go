@@ -52,11 +52,11 @@ func cmdRedact(s *session, l *line) {
 }
 
 // knownRoom finds the room of a channel that the user is in, or of a
-// conversation that exists, without making either.
+// conversation, without making either.
 func (s *session) knownRoom(target string) (core.RoomID, bool) {
-	w := s.srv.world
-	w.mu.RLock()
 	if strings.HasPrefix(target, "#") {
+		w := s.srv.world
+		w.mu.RLock()
 		defer w.mu.RUnlock()
 		ch := w.channelByName(target)
 		if ch == nil || ch.index[s.user] == nil {
@@ -64,11 +64,35 @@ func (s *session) knownRoom(target string) (core.RoomID, bool) {
 		}
 		return ch.room.ID, true
 	}
-	u := w.userByNick(target)
-	w.mu.RUnlock()
-	if u != nil {
-		return s.srv.directRoom(s.user.uri, u.uri), u != s.user
+	other, _, ok := s.partner(target)
+	return s.srv.directRoom(s.user.uri, other), ok
+}
+
+// partner finds the other side of a conversation by nick: somebody who is here,
+// an account that is not, or whoever the user has talked to under that nick.
+func (s *session) partner(nick string) (other core.UserURI, name string, ok bool) {
+	srv, w := s.srv, s.srv.world
+	w.mu.RLock()
+	if u := w.userByNick(nick); u != nil {
+		defer w.mu.RUnlock()
+		return u.uri, u.profile.Name, u != s.user
 	}
-	acc, found, err := s.srv.auth.find(s.ctx, target)
-	return s.srv.directRoom(s.user.uri, acc.User), err == nil && found && acc.User != s.user.uri
+	w.mu.RUnlock()
+	acc, found, err := srv.auth.find(s.ctx, nick)
+	if err == nil && found {
+		return acc.User, acc.Name, acc.User != s.user.uri
+	}
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	fold := w.fold.fold(nick)
+	for _, ch := range w.rooms {
+		if !ch.room.Direct || ch.pair[0] != s.user.uri && ch.pair[1] != s.user.uri {
+			continue
+		}
+		other = ch.other(s.user.uri)
+		if name = srv.nickOf(other); w.fold.fold(name) == fold {
+			return other, name, true
+		}
+	}
+	return "", "", false
 }
