@@ -114,6 +114,22 @@ func TestMultilineErrors(t *testing.T) {
 	b.expect(":irc.example 421 bob BATCH :Unknown command")
 }
 
+// A batch that stays open is given up, with all that still comes for it
+// (https://ircv3.net/specs/extensions/client-batch, "Errors").
+func TestMultilineTimeout(t *testing.T) {
+	srv := New(Defaults(testDomain), nil)
+	s := &session{srv: srv, reg: &registration{}}
+	s.setCaps(capMultiline | capBatch | capStandardReplies)
+	s.batch = &openBatch{ref: "r", target: "#m", since: time.Now().Add(-batchTimeout - time.Second)}
+	late := &line{tags: []tag{{"batch", "r"}}, command: "PRIVMSG", params: []string{"#m", "late"}}
+	if !s.inBatch(late) || !s.inBatch(late) || strings.Count(string(s.out), "FAIL BATCH TIMEOUT r :") != 1 {
+		t.Errorf("answer: %q", s.out)
+	}
+	if s.inBatch(&line{command: "PRIVMSG", params: []string{"#m", "free"}}) || s.batch != nil {
+		t.Error("the next message still belongs to the batch")
+	}
+}
+
 // https://ircv3.net/specs/extensions/message-redaction
 func TestRedact(t *testing.T) {
 	h := openHouse(t, nil)
@@ -481,6 +497,13 @@ func TestClientTags(t *testing.T) {
 	a.send("@+channel-context=#t PRIVMSG bob :help")
 	if s := b.until("PRIVMSG bob :help"); tagOf(s, "+channel-context") != "#t" || tagOf(s, "+draft/channel-context") != "#t" {
 		t.Errorf("context: %q", s)
+	}
+	d := h.user("dora", append(historyCaps, "echo-message")...)
+	d.send("@+channel-context=#t PRIVMSG bob :later")
+	d.until("PRIVMSG bob :later")
+	b.until("PRIVMSG bob :later")
+	if page := d.history("LATEST bob * 1"); len(page) != 1 || tagOf(page[0], "+channel-context") != "#t" {
+		t.Errorf("context in history: %q", page)
 	}
 	a.send("@+channel-context=bogus\\sname PRIVMSG bob :help")
 	if s := b.until("PRIVMSG bob :help"); strings.Contains(s, "channel-context") {
