@@ -2,16 +2,12 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -33,14 +29,9 @@ const (
 // A crashRig is a server that is killed again and again, and all that anybody
 // was told it had taken.
 type crashRig struct {
-	t      *testing.T
-	binary string
-	dir    string
-	config string
-	irc    string
-	http   string
-	hs     *synapse
-	room   string // the Matrix room that #linked is linked to
+	*rig
+	hs   *synapse
+	room string // the Matrix room that #linked is linked to
 
 	mu    sync.Mutex
 	acked []ack
@@ -96,81 +87,18 @@ func TestKillNine(t *testing.T) {
 }
 
 func newCrashRig(t *testing.T, hs *synapse) *crashRig {
-	c := &crashRig{t: t, dir: t.TempDir(), irc: freeAddress(t), http: freeAddress(t), hs: hs}
-	c.binary = filepath.Join(c.dir, "isthmus")
-	if out, err := exec.Command("go", "build", "-o", c.binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	c.config = filepath.Join(c.dir, "isthmus.yaml")
-	text := fmt.Sprintf(`
+	c := &crashRig{rig: newRig(t), hs: hs}
+	c.configure(fmt.Sprintf(`
 domain: %s
-data_dir: %s/data
 log: {level: error}
-http: {address: %q}
 irc:
   listeners: [{name: plain, address: %q}]
   limits: {per_address: 1000, connect_burst: 100000, connect_interval: 1ms, command_burst: 100000, command_interval: 1us}
 matrix:
   - {name: hs, server: hs.test, url: %q, listen_url: "http://%s", as_token: %s, hs_token: %s}
-`, crashDomain, c.dir, c.http, c.irc, hs.url, c.http, strings.Repeat("a", 32), strings.Repeat("h", 32))
-	if err := os.WriteFile(c.config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+`, crashDomain, c.irc, hs.url, c.http, strings.Repeat("a", 32), strings.Repeat("h", 32)))
 	hs.register(c.run("registration", "matrix"))
 	return c
-}
-
-// run runs one command of ours and returns what it printed.
-func (c *crashRig) run(args ...string) []byte {
-	c.t.Helper()
-	return c.feed("", args...)
-}
-
-func (c *crashRig) feed(input string, args ...string) []byte {
-	c.t.Helper()
-	cmd := exec.Command(c.binary, append(args, "--config", c.config)...)
-	var errs bytes.Buffer
-	cmd.Stdin, cmd.Stderr, cmd.Env = strings.NewReader(input), &errs, withoutSettings()
-	out, err := cmd.Output()
-	if err != nil {
-		c.t.Fatalf("isthmus %v: %v\n%s", args, err, errs.String())
-	}
-	return out
-}
-
-// withoutSettings is the environment without ISTHMUS_ variables: those of the
-// tests are no configuration, and a server refuses what it does not know.
-func withoutSettings() []string {
-	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "ISTHMUS_") })
-}
-
-// start runs the server and waits until it is ready.
-func (c *crashRig) start() (stop func(os.Signal)) {
-	c.t.Helper()
-	cmd := exec.Command(c.binary, "serve", "--config", c.config)
-	var errs bytes.Buffer
-	cmd.Stderr, cmd.Env = &errs, withoutSettings()
-	if err := cmd.Start(); err != nil {
-		c.t.Fatal(err)
-	}
-	exited := make(chan struct{})
-	go func() { cmd.Wait(); close(exited) }()
-	for range 1000 {
-		if r, err := http.Get("http://" + c.http + "/readyz"); err == nil {
-			r.Body.Close()
-			if r.StatusCode == http.StatusOK {
-				return func(s os.Signal) { cmd.Process.Signal(s); <-exited }
-			}
-		}
-		select {
-		case <-exited:
-			c.t.Fatalf("the server does not start after a crash: %s", errs.String())
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-	cmd.Process.Kill()
-	c.t.Fatalf("never ready: %s", errs.String())
-	return nil
 }
 
 // talk is one IRC client that says most messages, or as many as it can until the
