@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -20,30 +19,88 @@ import (
 const maxPasswordLine = 4096
 
 func (c *cli) accountCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "account", Short: "add and list accounts, change passwords", Args: cobra.NoArgs, RunE: needsSubcommand}
+	cmd := &cobra.Command{Use: "account", Short: "Add and list accounts, change how they log in", Args: cobra.NoArgs, RunE: needsSubcommand}
 	cmd.AddCommand(
-		c.passwordCommand("add NAME", "add an account", "account.add", "Added account %s.\n"),
-		c.passwordCommand("passwd NAME", "change an account's password; its login tokens end", "account.passwd", "Changed the password of %s.\n"),
+		c.passwordCommand("add NAME", "Add an account", "account.add", "Added account %s.\n"),
+		c.passwordCommand("passwd NAME", "Change an account's password; its login tokens end", "account.passwd", "Changed the password of %s.\n"),
+		c.tokenCommand(), c.certCommand(),
+		c.enableCommand("disable NAME", "Let nobody log in to an account; who is connected stays", false),
+		c.enableCommand("enable NAME", "Let its owner log in to an account again", true),
 		&cobra.Command{
-			Use: "list", Short: "list the accounts", Args: cobra.NoArgs,
+			Use: "list", Short: "List the accounts", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				return do(c, cmd.Context(), "account.list", nothing{}, func(w io.Writer, l accountList) {
-					if len(l.Accounts) == 0 {
-						fmt.Fprintln(w, "No accounts yet.")
-						return
-					}
-					fmt.Fprintln(w, "ACCOUNT\tUSER\tCREATED")
-					for _, a := range l.Accounts {
-						fmt.Fprintf(w, "%s\t%s\t%s\n", a.Name, a.User, a.Created.UTC().Format("2006-01-02"))
-					}
-				})
+				return do(c, cmd.Context(), "account.list", nothing{}, printAccounts)
 			},
 		})
 	return cmd
 }
 
-// newCredentials is the answer of account add and passwd: the password is in it
-// only if it was made here.
+func printAccounts(w io.Writer, l accountList) {
+	if len(l.Accounts) == 0 {
+		fmt.Fprintln(w, "No accounts yet: `isthmus account add` makes one.")
+		return
+	}
+	fmt.Fprintln(w, "ACCOUNT\tUSER\tCREATED\tSTATE")
+	for _, a := range l.Accounts {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", a.Name, a.User, a.Created.UTC().Format("2006-01-02"), accountState(a))
+	}
+	if l.More {
+		fmt.Fprintf(w, "Only the first %d are listed.\n", len(l.Accounts))
+	}
+}
+
+func accountState(a accountInfo) string {
+	if a.Disabled {
+		return "disabled"
+	}
+	return "enabled"
+}
+
+func (c *cli) tokenCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "token NAME", Short: "Make a login token: a password for one client, faster to check", Args: cobra.ExactArgs(1),
+		Long: "token makes a login token and prints it, once. A client gives it as its password with SASL PLAIN.\n" +
+			"A new password of the account (passwd) ends all its tokens.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return do(c, cmd.Context(), "account.token", accountRef{args[0]}, func(w io.Writer, r newCredentials) {
+				fmt.Fprintf(w, "Made a login token for %s.\nPassword: %s\n", r.Name, r.Password)
+			})
+		},
+	}
+}
+
+func (c *cli) certCommand() *cobra.Command {
+	var req accountCert
+	cmd := &cobra.Command{
+		Use: "cert NAME FINGERPRINT", Short: "Let a client certificate log in to an account", Args: cobra.ExactArgs(2),
+		Long: "cert lets the client that shows a certificate log in with SASL EXTERNAL. FINGERPRINT is the\n" +
+			"certificate's SHA-256 in hexadecimal: openssl x509 -in client.pem -noout -fingerprint -sha256",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req.Name, req.Fingerprint = args[0], args[1]
+			said := "That certificate logs in to %s now.\n"
+			if req.Remove {
+				said = "That certificate does not log in to %s any more.\n"
+			}
+			return do(c, cmd.Context(), "account.cert", req, func(w io.Writer, r accountInfo) { fmt.Fprintf(w, said, r.Name) })
+		},
+	}
+	cmd.Flags().BoolVar(&req.Remove, "remove", false, "let it log in no more")
+	return cmd
+}
+
+func (c *cli) enableCommand(use, short string, enabled bool) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return do(c, cmd.Context(), "account.enable", accountEnable{args[0], enabled}, func(w io.Writer, r accountInfo) {
+				fmt.Fprintf(w, "%s is %s.\n", r.Name, accountState(r))
+			})
+		},
+	}
+}
+
+// newCredentials is the answer of account add, passwd and token: the password is
+// in it only if it was made here.
 type newCredentials struct {
 	accountInfo
 	Password string `json:"password,omitempty"`
@@ -122,22 +179,4 @@ func (c *cli) askPassword(f *os.File) (string, error) {
 		return "", core.Errorf(core.Invalid, "the two passwords differ")
 	}
 	return first, nil
-}
-
-func (c *cli) backupCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "backup FILE", Short: "copy the SQLite database while it is in use", Args: cobra.ExactArgs(1),
-		Long: "backup writes a consistent copy of the database to FILE, which must not exist, and checks it.\n" +
-			"To restore, stop the server, put the file in place of isthmus.db in the data directory\n" +
-			"(without the -wal and -shm files beside it) and start again. Keep homeserver.key with it.",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			file, err := filepath.Abs(args[0])
-			if err != nil {
-				return err
-			}
-			return do(c, cmd.Context(), "backup", backupFile{file}, func(w io.Writer, b backupFile) {
-				fmt.Fprintf(w, "Wrote %s.\n", b.File)
-			})
-		},
-	}
 }

@@ -65,6 +65,9 @@ var operations = map[string]operation{
 	"account.list":   op((*admin).accountList),
 	"account.add":    op((*admin).accountAdd),
 	"account.passwd": op((*admin).accountPassword),
+	"account.token":  op((*admin).accountToken),
+	"account.cert":   op((*admin).accountCert),
+	"account.enable": op((*admin).accountEnable),
 	"backup":         op((*admin).backupTo),
 	"status":         op((*admin).status),
 }
@@ -219,83 +222,12 @@ func (a *admin) roomCreate(ctx context.Context, req roomCreate) (roomInfo, error
 	return a.roomShow(ctx, roomRef{string(id)})
 }
 
-type accountInfo struct {
-	Name     string       `json:"name"`
-	User     core.UserURI `json:"user"`
-	Created  time.Time    `json:"created"`
-	Disabled bool         `json:"disabled,omitempty"`
-}
-
-type accountList struct {
-	Accounts []accountInfo `json:"accounts"`
-	More     bool          `json:"more,omitempty"`
-}
-
-func (a *admin) accountList(ctx context.Context, _ nothing) (out accountList, err error) {
-	err = a.gw.View(ctx, func(r core.Reader) error {
-		as, err := r.Accounts("", maxListed+1)
-		if len(as) > maxListed {
-			as, out.More = as[:maxListed], true
-		}
-		out.Accounts = make([]accountInfo, len(as))
-		for i, x := range as {
-			out.Accounts[i] = accountInfo{x.Name, x.User, x.Created, x.Disabled}
-		}
-		return err
-	})
-	return out, err
-}
-
-func (a *admin) account(ctx context.Context, name string) (out core.Account, err error) {
-	err = a.gw.View(ctx, func(r core.Reader) error {
-		out, err = r.Account(irc.AccountKey(name))
-		return err
-	})
-	if core.CodeOf(err) == core.NotFound {
-		err = core.Errorf(core.NotFound, "there is no account %s", name)
-	}
-	return out, err
-}
-
-type credentials struct {
-	Name     string `json:"name"`
-	Password string `json:"password"`
-}
-
-func (a *admin) accountAdd(ctx context.Context, req credentials) (accountInfo, error) {
-	acc, err := irc.NewAccount(req.Name, req.Password, rand.Reader)
-	if err != nil {
-		return accountInfo{}, err
-	}
-	if err := a.passwords.Set(&acc, req.Password, rand.Reader); err != nil { // at the configured cost
-		return accountInfo{}, err
-	}
-	acc.User, acc.Created = core.NewUserURI(a.domain, acc.Fold), a.now()
-	if _, err := a.gw.Do(ctx, core.PutAccount{Account: acc, Create: true}); err != nil {
-		return accountInfo{}, err
-	}
-	return accountInfo{acc.Name, acc.User, acc.Created, false}, nil
-}
-
-func (a *admin) accountPassword(ctx context.Context, req credentials) (accountInfo, error) {
-	acc, err := a.account(ctx, req.Name)
-	if err != nil {
-		return accountInfo{}, err
-	}
-	if err := a.passwords.Set(&acc, req.Password, rand.Reader); err != nil {
-		return accountInfo{}, err
-	}
-	acc.Tokens = nil // whoever knew the old password may hold one
-	if _, err := a.gw.Do(ctx, core.PutAccount{Account: acc}); err != nil {
-		return accountInfo{}, err
-	}
-	return accountInfo{acc.Name, acc.User, acc.Created, acc.Disabled}, nil
-}
-
 type backupFile struct {
 	File string `json:"file"` // absolute
 }
 
+// backupTo copies the database; the command checks the copy, so that the server
+// does not spend its time on it.
 func (a *admin) backupTo(ctx context.Context, req backupFile) (backupFile, error) {
 	return req, a.backup(ctx, req.File)
 }

@@ -43,7 +43,7 @@ const (
 
 func (c *cli) checkCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "check", Short: "check the configuration, the database, disk, certificates and Matrix homeservers", Args: cobra.NoArgs,
+		Use: "check", Short: "Check the configuration, the database, disk, certificates and Matrix homeservers", Args: cobra.NoArgs,
 		Long: "check looks at everything the server needs and says what to do about what is wrong.\nIt may run beside a server. It fails if anything failed; a warning is no failure.",
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.check(cmd.Context()) },
 	}
@@ -199,7 +199,7 @@ func checkCertificate(key, cert, private string, now time.Time) finding {
 
 func (c *cli) migrateCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "migrate", Short: "bring the database's schema up to date", Args: cobra.NoArgs,
+		Use: "migrate", Short: "Bring the database's schema up to date", Args: cobra.NoArgs,
 		Long: "migrate applies the schema changes that this version brings. serve does the same when it starts;\nthis is for those who want it done, and seen, before.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := c.config()

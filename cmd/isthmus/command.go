@@ -104,7 +104,7 @@ func explain(err error) string {
 func (c *cli) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "isthmus",
-		Short:         "a gateway between IRC, Matrix and MIMI that keeps what is sealed sealed",
+		Short:         "A chat server for IRC clients whose channels link to Matrix rooms",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRun: func(*cobra.Command, []string) {
@@ -165,7 +165,7 @@ func (c *cli) show(v any, text func(w io.Writer)) error {
 
 func (c *cli) versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "print the version", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			v := version()
 			return c.show(v, func(w io.Writer) { fmt.Fprintf(w, "isthmus %s (%s)\n", v.Version, v.Go) })

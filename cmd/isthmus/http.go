@@ -25,7 +25,7 @@ const maxHeader = 16 << 10
 func (h *house) handler(ready *readiness) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		io.WriteString(w, "This is Isthmus, a gateway between IRC, Matrix and MIMI.\n")
+		io.WriteString(w, "This is Isthmus, a chat server for IRC clients whose channels link to Matrix rooms.\n")
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
 	mux.HandleFunc("GET /readyz", ready.serve)

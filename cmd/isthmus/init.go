@@ -32,7 +32,7 @@ func (c *cli) initCommand() *cobra.Command {
 	var o initOptions
 	cmd := &cobra.Command{
 		Use:   "init",
-		Short: "write a configuration with comments, and make the keys",
+		Short: "Write a configuration with comments, and make the keys",
 		Long: "init writes isthmus.yaml (or the file that --config names), a copy of the default with your\n" +
 			"answers in it, and makes the homeserver's key and other secrets in the data directory.\n" +
 			"It refuses to overwrite a configuration, and keeps keys that exist.",

@@ -40,9 +40,9 @@ func matrixConfig(cfg *configs.Config, m configs.Matrix) (matrix.Config, error) 
 }
 
 func (c *cli) registrationCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "registration", Short: "write what another network's server needs to know of us", Args: cobra.NoArgs, RunE: needsSubcommand}
+	cmd := &cobra.Command{Use: "registration", Short: "Write what another network's server needs to know of us", Args: cobra.NoArgs, RunE: needsSubcommand}
 	cmd.AddCommand(&cobra.Command{
-		Use: "matrix [NAME]", Short: "print the application service registration for a Matrix homeserver", Args: cobra.MaximumNArgs(1),
+		Use: "matrix [NAME]", Short: "Print the application service registration for a Matrix homeserver", Args: cobra.MaximumNArgs(1),
 		Long: "registration matrix prints the file that the Matrix homeserver's configuration names under\n" +
 			"app_service_config_files. It holds secrets. Tokens that do not exist yet are made.",
 		Example: "  isthmus registration matrix > /etc/matrix-synapse/isthmus.yaml",

@@ -9,17 +9,17 @@ import (
 )
 
 func (c *cli) roomCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "room", Short: "list, create and show rooms", Args: cobra.NoArgs, RunE: needsSubcommand}
+	cmd := &cobra.Command{Use: "room", Short: "List, create and show rooms", Args: cobra.NoArgs, RunE: needsSubcommand}
 	cmd.AddCommand(
 		&cobra.Command{
-			Use: "list", Short: "list the rooms", Args: cobra.NoArgs,
+			Use: "list", Short: "List the rooms", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				return do(c, cmd.Context(), "room.list", nothing{}, printRooms)
 			},
 		},
 		c.roomCreateCommand(),
 		&cobra.Command{
-			Use: "show ROOM", Short: "show one room and its links", Args: cobra.ExactArgs(1),
+			Use: "show ROOM", Short: "Show one room and its links", Args: cobra.ExactArgs(1),
 			Example: "  isthmus room show '#lobby'",
 			RunE: func(cmd *cobra.Command, args []string) error {
 				return do(c, cmd.Context(), "room.show", roomRef{args[0]}, printRoom)
@@ -32,7 +32,7 @@ func (c *cli) roomCommand() *cobra.Command {
 func (c *cli) roomCreateCommand() *cobra.Command {
 	var req roomCreate
 	cmd := &cobra.Command{
-		Use: "create ROOM", Short: "create a Channel: a room that is not end-to-end encrypted", Args: cobra.ExactArgs(1),
+		Use: "create ROOM", Short: "Create a Channel: a room that is not end-to-end encrypted", Args: cobra.ExactArgs(1),
 		Example: "  isthmus room create '#lobby' --topic 'Say hello'",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Room = args[0]
@@ -91,16 +91,16 @@ func clip(s string) string {
 }
 
 func (c *cli) linkCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "link", Short: "link rooms to other networks", Args: cobra.NoArgs, RunE: needsSubcommand}
+	cmd := &cobra.Command{Use: "link", Short: "Link rooms to other networks", Args: cobra.NoArgs, RunE: needsSubcommand}
 	cmd.AddCommand(c.linkAddCommand(),
 		&cobra.Command{
-			Use: "list", Short: "list the links and what they carried", Args: cobra.NoArgs,
+			Use: "list", Short: "List the links and what they carried", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				return do(c, cmd.Context(), "link.list", nothing{}, printLinks)
 			},
 		},
 		&cobra.Command{
-			Use: "resume LINK", Short: "start a paused link again; what waited is delivered", Args: cobra.ExactArgs(1),
+			Use: "resume LINK", Short: "Start a paused link again; what waited is delivered", Args: cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				return do(c, cmd.Context(), "link.resume", linkRef{ID: args[0]}, func(w io.Writer, l linkInfo) {
 					fmt.Fprintf(w, "Link %s to %s runs.\n", l.ID, l.Place)
@@ -116,7 +116,7 @@ func (c *cli) linkAddCommand() *cobra.Command {
 	var where string
 	var create bool
 	cmd := &cobra.Command{
-		Use: "add ROOM {PLACE | --matrix PLACE | --matrix NAME --create}", Short: "link a room to a place on a network",
+		Use: "add ROOM {PLACE | --matrix PLACE | --matrix NAME --create}", Short: "Link a room to a place on a network",
 		Long: "link add enters PLACE, a Matrix room ID or alias, and links the room to it; or makes a place\n" +
 			"there with --create. The network may be left out if there is one only.",
 		Example: "  isthmus link add '#lobby' --matrix '!abcdef:example.org'\n" +
@@ -157,7 +157,7 @@ func (c *cli) linkAddCommand() *cobra.Command {
 func (c *cli) linkRemoveCommand() *cobra.Command {
 	var req linkRef
 	cmd := &cobra.Command{
-		Use: "remove LINK", Short: "end a link; our users leave the place, and users from there the room", Args: cobra.ExactArgs(1),
+		Use: "remove LINK", Short: "End a link; our users leave the place, and users from there the room", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.ID = args[0]
 			return do(c, cmd.Context(), "link.remove", req, func(w io.Writer, l linkInfo) {

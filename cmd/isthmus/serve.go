@@ -27,7 +27,7 @@ import (
 func (c *cli) serveCommand() *cobra.Command {
 	var ircAddr, httpAddr string
 	cmd := &cobra.Command{
-		Use: "serve", Short: "run the server", Args: cobra.NoArgs,
+		Use: "serve", Short: "Run the server", Args: cobra.NoArgs,
 		Long: "serve runs the server until it is told to stop (Ctrl-C). Without a configuration it starts on\n" +
 			"the default: SQLite under ./isthmus-data, IRC on 127.0.0.1:6667, HTTP on 127.0.0.1:8480.\n\n" +
 			"SIGHUP reads the configuration and certificates again and applies what can be applied.\n" +
