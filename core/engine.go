@@ -16,6 +16,10 @@ const (
 	MaxBans         = 500     // masks of one room, all lists together
 	MaxInvited      = 1000    // invitations of one room that nobody took up
 	MaxLinks        = 10_000  // links of this homeserver
+
+	// maxSent is the last millisecond of the year 9999: a claim beyond it can be
+	// shown nowhere, and one far beyond it cannot be stored.
+	maxSent = 253_402_300_799_999
 )
 
 // Config names the homeserver and its signing key.
@@ -199,7 +203,7 @@ func (e *Engine) stage(r *roomState, now time.Time, env Envelope, c *Control) *E
 		r.last = now
 	}
 	ev := &Event{Envelope: env, Seq: r.head, ID: r.key.at(r.head), Accepted: r.last, Control: c}
-	if ev.Sent.IsZero() {
+	if ms := ev.Sent.UnixMilli(); ev.Sent.IsZero() || ms < 0 || ms > maxSent {
 		ev.Sent = now
 	}
 	e.staged = append(e.staged, ev)

@@ -48,6 +48,8 @@ type decision struct {
 	items []Item
 }
 
+var errMembersFull = Refuse(TooLarge, ListFull, "the member list of that room is full")
+
 var notOperator = Refuse(Denied, NotOperator, "your role in that room does not allow this")
 
 func (d *decision) decide() (changed bool, err error) {
@@ -207,7 +209,8 @@ func (d *decision) setRole() (bool, error) {
 		return false, Errorf(Invalid, "no such role")
 	}
 	m := Member{User: d.c.User, Via: d.env.Origin.Network}
-	if old := d.r.members[d.c.User]; old != nil {
+	old := d.r.members[d.c.User]
+	if old != nil {
 		m = *old
 	} else if d.c.Role != RoleBanned && d.env.Sender != d.system {
 		return false, Refuse(NotFound, NoSuchUser, "they are not in that room")
@@ -220,6 +223,9 @@ func (d *decision) setRole() (bool, error) {
 	self := d.c.User == d.env.Sender && d.c.Role < m.Role && d.c.Role >= RoleMember
 	if !self && (!d.r.Policy.Can(d.actor, CanChangeUserRole) || !MayAssign(d.actor, m.Role, d.c.Role)) {
 		return false, notOperator
+	}
+	if old == nil && len(d.r.members) >= MaxMembers {
+		return false, errMembersFull
 	}
 	m.Role = d.c.Role
 	if m.Joined && m.Role >= RoleMember {
@@ -344,9 +350,15 @@ func (d *decision) flush() error {
 	return asBroken(d.write(d.tx))
 }
 
+// invite tells somebody about the room. It opens the gates only if the sender
+// may keep people out (CanBan): otherwise any member could let in who is banned.
+// One invitation waits per room and user, however often it is repeated.
 func (d *decision) invite() (bool, error) {
 	if !d.r.Policy.Can(d.actor, CanAddParticipant) {
 		return false, notOperator
+	}
+	if d.r.Direct {
+		return false, Refuse(Denied, InviteOnly, "that conversation is between two people")
 	}
 	if _, err := ParseUserURI(string(d.c.User)); err != nil {
 		return false, err
@@ -357,11 +369,17 @@ func (d *decision) invite() (bool, error) {
 			return false, Refuse(Conflict, AlreadyJoined, "they are in that room already")
 		}
 		m = *old
-	} else if d.r.invited >= MaxInvited {
-		return false, Refuse(TooLarge, ListFull, "that room has too many open invitations")
+	} else if len(d.r.members) >= MaxMembers {
+		return false, errMembersFull
 	}
-	if m.Role == RoleBanned && !d.r.Policy.Can(d.actor, CanBan) {
+	opens := d.r.Policy.Can(d.actor, CanBan)
+	switch {
+	case m.Role == RoleBanned && !opens:
 		return false, notOperator
+	case m.Invited || !opens:
+		return true, nil
+	case d.r.invited >= MaxInvited:
+		return false, Refuse(TooLarge, ListFull, "that room has too many open invitations")
 	}
 	m.Invited = true
 	item, err := d.tx.PutItem(Item{To: d.c.User, From: d.env.Sender, Room: d.r.ID, Kind: "invite", Text: d.name, At: d.now})

@@ -89,6 +89,9 @@ func (e *Engine) putLink(tx Tx, in PutLink) (Output, error) {
 	known := false
 	for _, other := range links {
 		known = known || other.ID == l.ID
+		if other.ID == l.ID && (other.Room != l.Room || other.Network != l.Network) {
+			return Output{}, Errorf(Conflict, "a link stays with its room and network")
+		}
 		if other.ID != l.ID && other.Network == l.Network && other.Place == l.Place {
 			return Output{}, Errorf(Conflict, "that place is linked already")
 		}
@@ -138,11 +141,17 @@ func (e *Engine) settle(tx Tx, now time.Time, in Settle) (out Output, err error)
 		return Output{}, asBroken(err)
 	}
 	for _, p := range in.Placed {
+		if p.Foreign == "" || len(p.Foreign) > MaxURI || !plainText(p.Foreign) {
+			continue // an ID that cannot be kept cannot be referred to; the event has left all the same
+		}
 		if err := tx.PutPlaced(p); err != nil {
 			return Output{}, asBroken(err)
 		}
 	}
 	for _, l := range in.Losses {
+		if len(l.Loss.Kind) > MaxName || len(l.Loss.Text) > MaxControlText || !plainText(l.Loss.Kind) || !plainText(l.Loss.Text) {
+			l.Loss = Loss{Kind: "unknown", Text: "Something of yours could not be shown on a linked network."}
+		}
 		key := string(l.Room) + " " + string(l.Sender) + " " + l.Loss.Kind
 		if _, err := tx.Value("loss", key); CodeOf(err) != NotFound || err == nil {
 			if err != nil {
