@@ -47,7 +47,8 @@ type Batch struct {
 type Gateway interface {
 	// Submit offers envelopes, all in one transaction and in this order. A nil
 	// error means that every receipt is final and on disk; an error
-	// (Unavailable, or ctx's) means that none was accepted.
+	// (Unavailable, or ctx's) means that none was accepted: once they are in
+	// line, ctx ends the waiting no more.
 	Submit(ctx context.Context, es ...core.Envelope) ([]core.Receipt, error)
 	// Do asks for one other decision, under the same terms.
 	Do(ctx context.Context, in core.Input) (core.Output, error)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -81,7 +82,8 @@ func (w *workers) run(ctx context.Context) {
 			continue
 		}
 		for id, a := range active {
-			if l, ok := links[id]; !ok || l.Paused != a.link.Paused || l.Place != a.link.Place || l.Mode != a.link.Mode {
+			if l, ok := links[id]; !ok || l.Paused != a.link.Paused || l.Place != a.link.Place || l.Mode != a.link.Mode ||
+				l.Room != a.link.Room || !l.Created.Equal(a.link.Created) { // dropped and made anew
 				end(id)
 			}
 		}
@@ -312,7 +314,7 @@ func (w *laneWorker) lost(ev *core.Event, ls ...core.Loss) (out []core.SenderLos
 // deliver tries until the far side took ev or refused it for good.
 func (w *laneWorker) deliver(ctx context.Context, ev *core.Event) (core.Report, error) {
 	for wait := firstBackoff; ; wait = min(2*wait, lastBackoff) {
-		rep, err := w.bridge.Deliver(ctx, core.Delivery{Link: w.link, Event: *ev})
+		rep, err := w.try(ctx, ev)
 		if err == nil || !core.Temporary(err) || ctx.Err() != nil {
 			if wait > firstBackoff {
 				w.rt.cfg.Log.Info("delivery goes on", "network", networkClass(w.link.Network))
@@ -331,6 +333,18 @@ func (w *laneWorker) deliver(ctx context.Context, ev *core.Event) (core.Report, 
 			return core.Report{}, ctx.Err()
 		}
 	}
+}
+
+// try delivers ev once. A bridge that panics over an event would do so again
+// after every restart, so the event is refused.
+func (w *laneWorker) try(ctx context.Context, ev *core.Event) (rep core.Report, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			w.rt.cfg.Log.Error("delivery panicked", "network", networkClass(w.link.Network), "panic", p, "stack", string(debug.Stack()))
+			err = core.Errorf(core.Invalid, "it could not be converted")
+		}
+	}()
+	return w.bridge.Deliver(ctx, core.Delivery{Link: w.link, Event: *ev})
 }
 
 // networkClass is the part of a network's name that is safe as a label.

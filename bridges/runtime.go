@@ -2,7 +2,6 @@ package bridges
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -17,6 +16,7 @@ const (
 	maxGroup   = 1024 // inputs of one transaction: bounds how long the first waits for the last
 	maxWaiting = 4096 // submissions in line; then Submit waits for its turn
 	maxSubmit  = 4096 // envelopes of one Submit: one Matrix transaction in slices
+	maxFailed  = 4    // submissions of a group that fail in a row before the rest fails with them
 )
 
 // RuntimeConfig is what a Runtime is made of.
@@ -165,11 +165,14 @@ func (r *Runtime) Signal(s core.Signal) {
 }
 
 // run puts inputs in line and waits until they are settled. Once in line they
-// are decided even if the caller's context ends: whoever retries is met by the
-// dedupe key.
+// are decided, so the answer is waited for even if the caller's context ends:
+// what is born here has no dedupe key, and an error would invite a second try.
 func (r *Runtime) run(ctx context.Context, inputs []core.Input) (*submission, error) {
 	if len(inputs) == 0 {
 		return &submission{}, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
 	s := &submission{inputs: inputs, done: make(chan struct{}), start: r.cfg.Now()}
 	select {
@@ -182,8 +185,6 @@ func (r *Runtime) run(ctx context.Context, inputs []core.Input) (*submission, er
 	select {
 	case <-s.done:
 		return s, s.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
 	case <-r.stopped:
 		select { // it may have been the last one answered
 		case <-s.done:
@@ -233,19 +234,33 @@ func (r *Runtime) gather(first *submission) []*submission {
 
 // commit runs a group in one transaction. If that fails and the group has more
 // than one submission, each is tried alone, so that one that the store cannot
-// take does not fail its neighbours.
+// take does not fail its neighbours. When several in a row fail, it is the store
+// that fails: the others are not made to wait for as many timeouts.
 func (r *Runtime) commit(subs []*submission) {
 	err := r.transact(subs)
 	if err == nil {
 		return
 	}
-	if len(subs) > 1 && !errors.Is(err, errStopping) {
-		for _, s := range subs {
-			r.commit([]*submission{s})
-		}
+	if len(subs) == 1 {
+		r.fail(err, subs...)
 		return
 	}
-	r.cfg.Log.Error("commit failed", "err", err)
+	for i, failed := 0, 0; i < len(subs); i++ {
+		if failed == maxFailed {
+			r.fail(err, subs[i:]...)
+			return
+		}
+		if err = r.transact(subs[i : i+1]); err != nil {
+			failed++
+			r.fail(err, subs[i])
+		} else {
+			failed = 0
+		}
+	}
+}
+
+func (r *Runtime) fail(err error, subs ...*submission) {
+	r.cfg.Log.Error("commit failed", "submissions", len(subs), "err", err)
 	for _, s := range subs {
 		s.err = err
 		close(s.done)

@@ -81,12 +81,18 @@ type flaky struct {
 	mu     sync.Mutex
 	before error // fail before the commit
 	poison string
+	hold   chan struct{} // if set, an update waits for it first
+	tries  int
 }
 
 func (f *flaky) Update(ctx context.Context, g func(core.Tx) error) error {
 	f.mu.Lock()
-	fail, poison := f.before, f.poison
+	fail, poison, hold := f.before, f.poison, f.hold
+	f.tries++
 	f.mu.Unlock()
+	if hold != nil {
+		<-hold
+	}
 	return f.Store.Update(ctx, func(tx core.Tx) error {
 		if err := g(&poisonTx{tx, poison}); err != nil {
 			return err
@@ -350,4 +356,131 @@ func TestDroppedLinkStopsAndPausedLinkWaits(t *testing.T) {
 	if slices.Contains(b.got(), third) {
 		t.Fatal("a dropped link carried a message")
 	}
+}
+
+// Whoever stops waiting before a commit must not be told that nothing was
+// accepted: what is born here has no dedupe key, and a second try doubles it.
+func TestAnswerIsFinalThoughTheCallerGoesAway(t *testing.T) {
+	r := start(t, filepath.Join(t.TempDir(), "a.db"))
+	r.open()
+	hold := make(chan struct{})
+	r.store.mu.Lock()
+	r.store.hold = hold
+	r.store.mu.Unlock()
+	ctx, cancel := context.WithCancel(context.Background())
+	type answer struct {
+		rs  []core.Receipt
+		err error
+	}
+	got := make(chan answer, 1)
+	go func() {
+		rs, err := r.Submit(ctx, say("once"))
+		got <- answer{rs, err}
+	}()
+	time.Sleep(50 * time.Millisecond) // it is in line
+	cancel()
+	time.Sleep(50 * time.Millisecond)
+	close(hold)
+	if a := <-got; a.err != nil || a.rs[0].Event == nil {
+		t.Fatalf("accepted, but told otherwise: %v", a.err)
+	}
+	if _, err := r.Submit(ctx, say("never")); !errors.Is(err, context.Canceled) {
+		t.Fatalf("a caller that is gone before it is in line: %v", err)
+	}
+}
+
+// A store that is away is asked a few times, not once for each of the thousand
+// submissions in line: each may wait for a timeout.
+func TestStoreAwayIsNotAskedForEverySubmission(t *testing.T) {
+	r := start(t, filepath.Join(t.TempDir(), "a.db"))
+	r.open()
+	hold := make(chan struct{})
+	r.store.mu.Lock()
+	r.store.hold, r.store.before, r.store.tries = hold, core.Errorf(core.Unavailable, "no connection"), 0
+	r.store.mu.Unlock()
+	var wg sync.WaitGroup
+	for i := range 500 {
+		wg.Go(func() {
+			if _, err := r.Submit(context.Background(), say(fmt.Sprint(i))); core.CodeOf(err) != core.Unavailable {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	time.Sleep(200 * time.Millisecond) // they are in line
+	close(hold)
+	wg.Wait()
+	r.store.mu.Lock()
+	tries := r.store.tries
+	r.store.before, r.store.hold = nil, nil
+	r.store.mu.Unlock()
+	if tries > 20 {
+		t.Fatalf("the store was asked %d times", tries)
+	}
+	r.do(say("back"))
+}
+
+// A link that was dropped and made again under its ID starts at the present.
+func TestRemadeLinkStartsAtThePresent(t *testing.T) {
+	b := &recorder{network: "x:1"}
+	away := true
+	b.fail = func(core.Event) error {
+		if away {
+			return &core.Error{Code: core.Unavailable, Text: "away", RetryAfter: 5 * time.Millisecond}
+		}
+		return nil
+	}
+	r := start(t, filepath.Join(t.TempDir(), "a.db"), b)
+	r.open()
+	at := time.Unix(1000, 0)
+	put := func() {
+		at = at.Add(time.Second)
+		r.do(core.PutLink{Link: core.Link{ID: "l", Room: room, Network: "x:1", Place: "p", Created: at}})
+	}
+	put()
+	old := r.do(say("before")).Event.ID
+	time.Sleep(50 * time.Millisecond)
+	// Both in one transaction: the supervisor sees only the second.
+	r.store.mu.Lock()
+	hold := make(chan struct{})
+	r.store.hold = hold
+	r.store.mu.Unlock()
+	var wg sync.WaitGroup
+	wg.Go(func() { r.do(say("filler")) })
+	time.Sleep(20 * time.Millisecond)
+	wg.Go(func() { r.do(core.DropLink{ID: "l"}) })
+	time.Sleep(20 * time.Millisecond)
+	wg.Go(put)
+	time.Sleep(20 * time.Millisecond)
+	close(hold)
+	r.store.mu.Lock()
+	r.store.hold = nil
+	r.store.mu.Unlock()
+	wg.Wait()
+	b.mu.Lock()
+	away = false
+	b.mu.Unlock()
+	time.Sleep(50 * time.Millisecond)
+	fresh := r.do(say("after")).Event.ID
+	eventually(t, "what came after", func() bool { return slices.Contains(b.got(), fresh) })
+	if slices.Contains(b.got(), old) {
+		t.Fatal("what was said before the link was carried over")
+	}
+}
+
+// A bridge that panics over one event must not take the server down, and again
+// after every restart; the event is refused.
+func TestDeliveryThatPanicsIsRefused(t *testing.T) {
+	b := &recorder{network: "x:1"}
+	b.fail = func(e core.Event) error {
+		if s, _ := e.Signed(); string(s.Content) == "bad" {
+			panic("a fault of ours")
+		}
+		return nil
+	}
+	r := start(t, filepath.Join(t.TempDir(), "a.db"), b)
+	r.open()
+	r.link("x:1", "place")
+	r.do(say("bad"))
+	good := r.do(say("good")).Event.ID
+	eventually(t, "the event behind it", func() bool { return slices.Contains(b.got(), good) })
 }
