@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/net/netutil"
 
+	"github.com/isthmus-chat/isthmus/bridges"
 	"github.com/isthmus-chat/isthmus/core"
 )
 
@@ -80,7 +81,8 @@ const (
 // A readiness knows whether the server can do its work: the engine's loop
 // answers, the store takes a write, the listeners are up.
 type readiness struct {
-	last atomic.Pointer[readyState]
+	last  atomic.Pointer[readyState]
+	write chan error // the answer of the store that a probe still waits for; only watch uses it
 }
 
 type readyState struct {
@@ -108,7 +110,7 @@ func (r *readiness) watch(ctx context.Context, h *house) {
 	t := time.NewTicker(probeEvery)
 	defer t.Stop()
 	for {
-		r.last.Store(h.probe(ctx))
+		r.last.Store(r.probe(ctx, h))
 		select {
 		case <-t.C:
 		case <-ctx.Done():
@@ -118,12 +120,9 @@ func (r *readiness) watch(ctx context.Context, h *house) {
 	}
 }
 
-func (h *house) probe(ctx context.Context) *readyState {
-	ctx, cancel := context.WithTimeout(ctx, probeTime)
-	defer cancel()
+func (r *readiness) probe(ctx context.Context, h *house) *readyState {
 	s := &readyState{Store: "ok", Listeners: "ok", Checked: time.Now()}
-	_, err := h.rt.Do(ctx, core.PutValue{Bucket: "house", Key: "probe", Data: fmt.Appendf(nil, "%d", s.Checked.Unix())})
-	if err != nil {
+	if err := r.askStore(ctx, h.rt, s.Checked); err != nil {
 		s.Store = core.TextOf(err)
 	}
 	if err := h.nets.listening(); err != nil {
@@ -131,4 +130,27 @@ func (h *house) probe(ctx context.Context) *readyState {
 	}
 	s.Ready = s.Store == "ok" && s.Listeners == "ok"
 	return s
+}
+
+// askStore waits for the store to take a write, but no longer than probeTime: a
+// disk that hangs must show. The write itself is final and waits on, so there is
+// never more than one.
+func (r *readiness) askStore(ctx context.Context, gw bridges.Gateway, now time.Time) error {
+	if r.write == nil {
+		answer := make(chan error, 1)
+		r.write = answer
+		go func() {
+			_, err := gw.Do(ctx, core.PutValue{Bucket: "house", Key: "probe", Data: fmt.Appendf(nil, "%d", now.Unix())})
+			answer <- err
+		}()
+	}
+	select {
+	case err := <-r.write:
+		r.write = nil
+		return err
+	case <-time.After(probeTime):
+		return core.Errorf(core.Unavailable, "the database does not answer in time")
+	case <-ctx.Done():
+		return core.Errorf(core.Unavailable, "stopping")
+	}
 }
