@@ -8,7 +8,7 @@ import (
 	"github.com/isthmus-chat/isthmus/core"
 )
 
-// metrics counts; no label ever holds a name of a room or user (rule 13).
+// metrics counts; no label ever holds a name of a room or user.
 type metrics struct {
 	accepted, duplicates prometheus.Counter
 	refused              *prometheus.CounterVec // by code

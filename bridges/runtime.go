@@ -22,7 +22,7 @@ const (
 // RuntimeConfig is what a Runtime is made of.
 type RuntimeConfig struct {
 	Store      core.Store
-	Engine     func() *core.Engine // a fresh engine; called again after a commit failed (rule 7)
+	Engine     func() *core.Engine // a fresh engine; called again after a commit failed
 	Bridges    []Bridge
 	Log        *slog.Logger
 	Registerer prometheus.Registerer

@@ -31,7 +31,7 @@ type Config struct {
 
 // An Engine decides. It keeps the state of the rooms in use; what it keeps always
 // equals what the store holds, so after a transaction that failed the engine is
-// dropped and a new one loads what is there (rule 7). It is not for concurrent
+// dropped and a new one loads what is there. It is not for concurrent
 // use: one loop feeds it.
 //
 // The caller's obligations, per transaction:

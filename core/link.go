@@ -60,7 +60,7 @@ type Report struct {
 }
 
 // A Cursor is how far a link's lane has come, and its account book:
-// accepted = Delivered + Refused + Expired + what lies after Seq.
+// each event of the lane up to Seq was delivered, refused, expired or skipped.
 type Cursor struct {
 	Link                                 string
 	Lane                                 Lane

@@ -94,7 +94,6 @@ type Tx interface {
 	PutItem(i Item) (Item, error) // sets ID
 	DropItems(to UserURI, upTo uint64) error
 	PutAccount(a Account) error
-	DropAccount(fold string) error
 	PutValue(bucket, key string, data []byte) error
 	DropValue(bucket, key string) error
 }

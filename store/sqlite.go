@@ -184,7 +184,7 @@ func (e *sqliteEngine) fillLog() {
 		}
 	}
 	if err != nil {
-		e.log.Warn("store: the write-ahead log is not filled up", "error", err)
+		e.log.Warn("store: the write-ahead log is not filled up", "err", err)
 	}
 }
 
@@ -249,13 +249,13 @@ func (e *sqliteEngine) checkpoints(ctx context.Context) {
 		var err error
 		if c == nil {
 			if c, err = e.connect(ctx, true); err != nil {
-				e.log.Warn("store: checkpoint failed", "error", err)
+				e.log.Warn("store: checkpoint failed", "err", err)
 				c = nil
 				continue
 			}
 		}
 		if err = e.checkpoint(c); err != nil {
-			e.log.Warn("store: checkpoint failed", "error", err)
+			e.log.Warn("store: checkpoint failed", "err", err)
 			e.drop(c)
 			c = nil
 		}

@@ -225,10 +225,6 @@ func (t *tx) PutAccount(a core.Account) error {
 		strings.Join(a.Certs, " "), strings.Join(a.Tokens, " "), flag(a.Disabled))
 }
 
-func (t *tx) DropAccount(fold string) error {
-	return t.put(`DELETE FROM accounts WHERE fold = $1`, fold)
-}
-
 func (t *tx) PutValue(bucket, key string, data []byte) error {
 	if data == nil {
 		data = []byte{}

@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// Bounds of rule 10: a reader sees a function on one screen and holds a file in
+// Bounds of length: a reader sees a function on one screen and holds a file in
 // mind. Tables are data and generated code is nobody's reading: a composite
 // literal's lines do not count, and generated files are left out. A test file
 // may be longer than a file: it is a list of cases.
