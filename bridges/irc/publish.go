@@ -84,24 +84,6 @@ func runLength(es []core.Event) int {
 	return n
 }
 
-// showItem tells a local user what the homeserver has to say to them.
-func (srv *Server) showItem(it *core.Item) {
-	u := srv.world.users[it.To]
-	if u == nil || it.Kind == "invite" {
-		return
-	}
-	where := ""
-	if ch := srv.world.rooms[it.Room]; ch != nil && ch.fold != "" {
-		where = ch.name() + ": "
-	}
-	for _, s := range u.sessions {
-		b := append([]byte(":"), srv.cfg.ServerName...)
-		b = append(b, " NOTICE"...)
-		b = appendMiddle(b, u.profile.Name)
-		s.queue.push(endLine(appendTrailing(b, where+it.Text), 0))
-	}
-}
-
 // load reads rooms, members and bans, then catches up with what was published
 // meanwhile.
 func (srv *Server) load(ctx context.Context) error {

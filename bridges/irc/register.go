@@ -236,6 +236,7 @@ func (s *session) welcome() {
 	}
 	s.startMetadata()
 	s.motd()
+	s.showItems()
 	w := srv.world
 	w.mu.RLock()
 	in := make([]*channel, 0, len(s.user.in))

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"log/slog"
 	"net"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -88,7 +87,6 @@ type Server struct {
 	transport *transport
 	started   time.Time
 	refs      atomic.Uint64 // batch references
-	arrivals  atomic.Uint64 // connections so far
 	running   sync.WaitGroup
 
 	flush     *flusher
@@ -96,6 +94,7 @@ type Server struct {
 	loading   load_
 	recent    recentEvents
 	parting   departures
+	mail      mailbox
 	peak      int        // most users at once; under the world's lock
 	metaMu    sync.Mutex // taken after the world's lock, never before it
 	metaStore sync.Mutex // while metadata is being stored; never taken under the world lock
@@ -146,7 +145,6 @@ const shutdownTime = 5 * time.Second
 func (srv *Server) start(ctx context.Context, gw bridges.Gateway) error {
 	srv.gw = gw
 	go srv.flush.run(ctx)
-	go srv.tidy(ctx)
 	srv.auth = newAuthenticator(gw, srv.cfg.Secret, srv.cfg.Accounts.Passwords, srv.cfg.Accounts.Hashers, time.Now)
 	if err := srv.load(ctx); err != nil {
 		return err
@@ -164,7 +162,6 @@ func (srv *Server) serve(ctx context.Context, c net.Conn, info connInfo) {
 	s := &session{srv: srv, ctx: ctx, conn: c, info: info, in: newLineReader(c), reg: &registration{}, joined: now.Unix()}
 	s.queue.conn, s.queue.max, s.queue.raw, s.queue.flush = c, srv.cfg.SendQueue, s.in.raw, srv.flush
 	s.active.Store(now.Unix())
-	srv.arrivals.Add(1)
 	rand.Read(s.seed[:8])
 	srv.world.mu.Lock()
 	srv.world.sessions[s] = struct{}{}
@@ -215,34 +212,6 @@ func printable(r rune) rune {
 // tick is how often timeouts are looked at.
 const tick = 5 * time.Second
 
-// A storm of connections leaves as much garbage and grown stacks behind as the
-// connections themselves take. The collector would come for it only when as much
-// again is needed; so after a storm, once nobody arrives any more, it is called.
-const (
-	stormSize = 512 // connections
-	stormLull = time.Second
-)
-
-// tidy returns the memory that storms leave, until ctx ends.
-func (srv *Server) tidy(ctx context.Context) {
-	t := time.NewTicker(stormLull)
-	defer t.Stop()
-	var seen, tidied uint64
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-			now := srv.arrivals.Load()
-			if now == seen && now-tidied >= stormSize {
-				debug.FreeOSMemory()
-				tidied = now
-			}
-			seen = now
-		}
-	}
-}
-
 // watch pings the silent and closes the dead, for all sessions from one
 // goroutine; no session has a timer.
 func (srv *Server) watch(ctx context.Context) {
@@ -256,6 +225,7 @@ func (srv *Server) watch(ctx context.Context) {
 		case now := <-t.C:
 			srv.sweep(now, ping)
 			srv.retryDepartures(ctx)
+			srv.settleItems(ctx)
 		}
 	}
 }
