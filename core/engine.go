@@ -16,6 +16,7 @@ const (
 	MaxBans         = 500     // masks of one room, all lists together
 	MaxInvited      = 1000    // invitations of one room that nobody took up
 	MaxLinks        = 10_000  // links of this homeserver
+	MaxItems        = 200     // items that wait for one recipient; the oldest goes
 
 	// maxSent is the last millisecond of the year 9999: a claim beyond it can be
 	// shown nowhere, and one far beyond it cannot be stored.
@@ -108,7 +109,7 @@ func (e *Engine) Apply(tx Tx, now time.Time, in Input) (Output, error) {
 		return e.putValue(tx, in)
 	case PutItem:
 		in.Item.At = now
-		item, err := tx.PutItem(in.Item)
+		item, err := putItem(tx, in.Item)
 		return Output{Items: []Item{item}}, err
 	case DropItems:
 		return Output{}, tx.DropItems(in.To, in.UpTo)

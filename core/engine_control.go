@@ -382,7 +382,7 @@ func (d *decision) invite() (bool, error) {
 		return false, Refuse(TooLarge, ListFull, "that room has too many open invitations")
 	}
 	m.Invited = true
-	item, err := d.tx.PutItem(Item{To: d.c.User, From: d.env.Sender, Room: d.r.ID, Kind: "invite", Text: d.name, At: d.now})
+	item, err := putItem(d.tx, Item{To: d.c.User, From: d.env.Sender, Room: d.r.ID, Kind: "invite", Text: d.name, At: d.now})
 	if err != nil {
 		return false, asBroken(err)
 	}

@@ -162,7 +162,7 @@ func (e *Engine) settle(tx Tx, now time.Time, in Settle) (out Output, err error)
 		if err := tx.PutValue("loss", key, []byte{1}); err != nil {
 			return Output{}, asBroken(err)
 		}
-		item, err := tx.PutItem(Item{To: l.Sender, Room: l.Room, Kind: "loss", Text: l.Loss.Text, At: now})
+		item, err := putItem(tx, Item{To: l.Sender, Room: l.Room, Kind: "loss", Text: l.Loss.Text, At: now})
 		if err != nil {
 			return Output{}, asBroken(err)
 		}
@@ -199,4 +199,20 @@ func (e *Engine) putValue(tx Tx, in PutValue) (Output, error) {
 		return Output{}, asBroken(tx.DropValue(in.Bucket, in.Key))
 	}
 	return Output{}, asBroken(tx.PutValue(in.Bucket, in.Key, in.Data))
+}
+
+// putItem queues i. Whoever never comes to take what is queued for them loses
+// the oldest of it.
+func putItem(tx Tx, i Item) (Item, error) {
+	waiting, err := tx.Items(i.To, 0, MaxItems)
+	if err != nil {
+		return Item{}, asBroken(err)
+	}
+	if len(waiting) == MaxItems {
+		if err := tx.DropItems(i.To, waiting[0].ID); err != nil {
+			return Item{}, asBroken(err)
+		}
+	}
+	i, err = tx.PutItem(i)
+	return i, asBroken(err)
 }

@@ -440,3 +440,17 @@ func drawInput(rt *rapid.T, users []core.UserURI) core.Input {
 		return control(who, core.Control{Op: op, User: whom, Role: core.Role(rapid.IntRange(0, 8).Draw(rt, "role"))})
 	}
 }
+
+func TestItemsOfOneRecipientAreBounded(t *testing.T) {
+	h := newHouse(t)
+	for i := range core.MaxItems + 5 {
+		h.do(core.PutItem{Item: core.Item{To: alice, Kind: "notice", Text: fmt.Sprint(i)}})
+	}
+	h.view(func(r core.Reader) {
+		items, err := r.Items(alice, 0, 10*core.MaxItems)
+		h.must(err)
+		if len(items) != core.MaxItems || items[0].Text != "5" {
+			t.Fatalf("%d items, the first is %q", len(items), items[0].Text)
+		}
+	})
+}
