@@ -87,6 +87,11 @@ func (in *intake) bury(ctx context.Context, raw []byte) error {
 	return err
 }
 
+// stateTypes are the types that mean something as the state of a room only, all
+// but memberships under the empty key (client-server API v1.19, §room-events).
+var stateTypes = map[string]bool{"m.room.member": true, "m.room.encryption": true, "m.room.name": true, "m.room.tombstone": true,
+	"m.room.topic": true, "m.room.power_levels": true}
+
 // take looks at one event.
 func (in *intake) take(ctx context.Context, ev *roomEvent) error {
 	b := in.b
@@ -105,6 +110,10 @@ func (in *intake) take(ctx context.Context, ev *roomEvent) error {
 		return nil
 	case l.Paused != "":
 		b.count("paused")
+		return nil
+	}
+	if keyed := ev.Type == "m.room.member"; stateTypes[ev.Type] && (ev.StateKey == nil || !keyed && *ev.StateKey != "") {
+		b.count("unsupported") // anybody may send what has the type of state and is none
 		return nil
 	}
 	switch ev.Type {

@@ -1,6 +1,7 @@
 package matrix
 
 import (
+	"context"
 	"net/http"
 	"strings"
 
@@ -61,11 +62,12 @@ func (b *Bridge) exists(r *http.Request, gw bridges.Gateway, mxid string) (bool,
 }
 
 // serveAlias says whether one of our aliases leads to a room, making the Matrix
-// room of an existing Channel where the operator allows it
-// (§get_matrixappv1roomsroomalias).
+// room of an existing Channel that anybody may enter, where the operator allows it
+// (§get_matrixappv1roomsroomalias). The Matrix room is a public one, and who asks
+// is not known.
 func (b *Bridge) serveAlias(w http.ResponseWriter, r *http.Request, alias string) {
 	err := core.Errorf(core.NotFound, "no such room")
-	if room, ok := b.aliasRoom(alias); ok && b.cfg.CreateRooms {
+	if room, ok := b.aliasRoom(alias); ok && b.cfg.CreateRooms && b.open(r.Context(), room) {
 		_, err = b.EnsureLink(r.Context(), core.Link{Room: room, Owner: "alias"}, LinkOptions{Create: true, Public: true})
 	}
 	if err != nil {
@@ -73,6 +75,21 @@ func (b *Bridge) serveAlias(w http.ResponseWriter, r *http.Request, alias string
 		return
 	}
 	writeJSON(w, http.StatusOK, struct{}{})
+}
+
+// open reports whether a room exists that anybody may find and enter.
+func (b *Bridge) open(ctx context.Context, id core.RoomID) bool {
+	gw, err := b.gateway()
+	if err != nil {
+		return false
+	}
+	var room core.Room
+	err = gw.View(ctx, func(r core.Reader) (err error) {
+		room, err = r.Room(id)
+		return err
+	})
+	p := room.Policy
+	return err == nil && !room.Direct && !p.Secret && !p.InviteOnly && !p.Registered && p.Key == ""
 }
 
 // alias is the localpart of a Channel's alias; aliasRoom its inverse.
