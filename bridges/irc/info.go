@@ -157,7 +157,7 @@ func cmdTime(s *session, _ *line) {
 }
 
 func cmdInfo(s *session, _ *line) {
-	s.num("371", Version+": rooms that IRC, Matrix and MIMI share")
+	s.num("371", Version+": rooms that IRC and Matrix share")
 	s.num("371", "Up since "+s.srv.started.UTC().Format(time.RFC1123))
 	s.num("374", "End of /INFO list.")
 }
