@@ -2,6 +2,7 @@ package matrix
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"time"
 
@@ -243,6 +244,40 @@ func (b *Bridge) levels(ctx context.Context, gw bridges.Gateway, l *core.Link) (
 		if env, ok := b.decided(env); ok {
 			env.Origin.ID = "" // the same levels may be read again
 			envs = append(envs, env)
+		}
+	}
+	creators, err := b.creators(ctx, l)
+	return append(envs, creators...), err
+}
+
+// creatorsRule is the first room version whose creators have all power, and stand
+// in no m.room.power_levels (specification v1.16, room version 12).
+const creatorsRule = 12
+
+// maxCreators bounds the creators of a room that get their role here.
+const maxCreators = 64
+
+// creators returns the roles of those who made the Matrix room.
+func (b *Bridge) creators(ctx context.Context, l *core.Link) (envs []core.Envelope, err error) {
+	var create struct {
+		Sender  string `json:"sender"`
+		Content struct {
+			Version  string   `json:"room_version"`
+			Creators []string `json:"additional_creators"`
+		} `json:"content"`
+	}
+	path := "v3/rooms/" + path(l.Place, "state", "m.room.create", "") + "?format=event"
+	if err := b.client.call(ctx, "GET", path, "", nil, &create); err != nil && core.Temporary(err) {
+		return nil, err
+	}
+	if v, err := strconv.Atoi(create.Content.Version); err != nil || v < creatorsRule {
+		return nil, nil // there they are listed like everybody
+	}
+	all := append([]string{create.Sender}, create.Content.Creators...)
+	for _, mxid := range all[:min(len(all), maxCreators)] {
+		if user, ok := b.userURI(mxid); ok && !b.ours(mxid) {
+			c := core.Control{Op: core.OpRole, User: user, Role: core.RoleOwner}
+			envs = append(envs, core.Envelope{Room: l.Room, Sender: core.SystemUser(b.cfg.Domain), Origin: core.Origin{Network: b.network}, Body: c.Body("")})
 		}
 	}
 	return envs, nil

@@ -164,7 +164,16 @@ func toIRC(t *testing.T, g *gateway, bob *peer) {
 // membership: topics and who is there, both ways.
 func membership(t *testing.T, g *gateway, bob *peer) {
 	g.alice.call("sendStateEvent", g.room, "m.room.topic", "", map[string]string{"topic": "from Matrix"})
-	bob.expect(is{"type": "topic", "channel": "#hello", "topic": "from Matrix"})
+	bob.expect(is{"type": "topic", "nick": "alice[m]", "channel": "#hello", "topic": "from Matrix"})
+	bob.raw("TOPIC #hello :not allowed")
+	bob.expect(is{"type": "482"})
+	levels := g.alice.call("getRoomStateEvent", g.room, "m.room.power_levels", "").(map[string]any)
+	levels["users"].(map[string]any)["@isthmus_bob:hs.test"] = 50
+	g.alice.call("sendStateEvent", g.room, "m.room.power_levels", "", levels)
+	bob.expect(is{"type": "mode", "nick": "alice[m]", "target": "#hello"})
+	bob.raw("TOPIC #hello :from IRC")
+	bob.expect(is{"type": "topic", "nick": "bob", "topic": "from IRC"})
+	g.alice.expect(is{"kind": "m.room.topic", "content|topic": "from IRC"})
 	carol := g.member("carol")
 	bob.expect(is{"type": "join", "nick": "carol", "channel": "#hello"})
 	carol.do(map[string]any{"say": []string{"#hello", "it is carol"}}) // a ghost joins when its user first speaks, at the latest
@@ -181,6 +190,11 @@ func membership(t *testing.T, g *gateway, bob *peer) {
 	bob.expect(is{"type": "join", "nick": "dave[m]", "channel": "#hello"})
 	g.hs.call("POST", "/_matrix/client/v3/rooms/"+g.room+"/leave", dave, map[string]any{})
 	bob.expect(is{"type": "part", "nick": "dave[m]"})
+	g.hs.call("POST", "/_matrix/client/v3/join/"+g.room, dave, map[string]any{})
+	bob.expect(is{"type": "join", "nick": "dave[m]", "channel": "#hello"})
+	bob.raw("KICK #hello dave[m] :enough")
+	bob.expect(is{"type": "kick", "nick": "bob", "kicked": "dave[m]"})
+	g.alice.expect(is{"kind": "m.room.member", "state_key": "@dave:hs.test", "content|membership": "leave", "content|reason": regexp.MustCompile("enough")})
 }
 
 // history is what a client that has just come is given on asking, as
@@ -216,7 +230,7 @@ func lateJoiner(t *testing.T, g *gateway, _ *peer) {
 	erin := g.ircPeer("erin", nil) // a guest
 	erin.raw("JOIN #hello")
 	erin.expect(is{"type": "join", "nick": "erin"})
-	erin.expect(is{"type": "topic", "topic": "from Matrix"})
+	erin.expect(is{"type": "topic", "topic": "from IRC"})
 	hasAll(t, history(erin), "bob: \x01ACTION waves\x01", "bob: a reply", "alice[m]: \x01ACTION waves\x01", "alice[m]: a reply", "carol: it is carol")
 	erin.leave()
 }

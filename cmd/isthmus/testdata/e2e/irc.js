@@ -22,7 +22,7 @@ client.on('batch end chathistory', (e) => print({
 }));
 client.on('raw', (e) => {
     const m = e.from_server && require('irc-framework').ircLineParser(e.line);
-    if (m && ['FAIL', 'REDACT', 'ERROR', 'BATCH', '431', '433', '403', '404', '421'].includes(m.command)) {
+    if (m && ['FAIL', 'REDACT', 'ERROR', 'BATCH', '431', '433', '403', '404', '421', '482'].includes(m.command)) {
         print({ type: m.command, nick: m.nick, params: m.params, tags: m.tags });
     }
 });
