@@ -80,8 +80,15 @@ func withoutSettings() []string {
 }
 
 // start runs the server and waits until it is ready. It ends with the test at
-// the latest.
+// the latest; stop sends it a signal and waits for its end.
 func (r *rig) start() (stop func(os.Signal)) {
+	r.t.Helper()
+	p, exited := r.serve()
+	return func(s os.Signal) { p.Signal(s); <-exited }
+}
+
+// serve is start for one who sends other signals too.
+func (r *rig) serve() (p *os.Process, exited <-chan struct{}) {
 	r.t.Helper()
 	cmd := exec.Command(r.binary, "serve", "--config", r.config)
 	var errs bytes.Buffer
@@ -89,24 +96,24 @@ func (r *rig) start() (stop func(os.Signal)) {
 	if err := cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
-	exited := make(chan struct{})
-	go func() { cmd.Wait(); close(exited) }()
-	r.t.Cleanup(func() { cmd.Process.Kill(); <-exited })
+	end := make(chan struct{})
+	go func() { cmd.Wait(); close(end) }()
+	r.t.Cleanup(func() { cmd.Process.Kill(); <-end })
 	for range 1000 {
 		if resp, err := http.Get("http://" + r.http + "/readyz"); err == nil {
 			resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
-				return func(s os.Signal) { cmd.Process.Signal(s); <-exited }
+				return cmd.Process, end
 			}
 		}
 		select {
-		case <-exited:
+		case <-end:
 			r.t.Fatalf("the server does not start: %s", errs.String())
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
 	r.t.Fatalf("never ready: %s", errs.String())
-	return nil
+	return nil, nil
 }
 
 // A peer is a client that is not ours, in a process of its own, driven by a
