@@ -20,24 +20,26 @@ type Accounts struct {
 const (
 	registerBurst    = 4
 	registerInterval = 10 * time.Minute
-	maxRegisterers   = 16384
+	maxRegisterers   = 16384 // addresses remembered
 )
 
-// A registry says how often an address may register.
+// A registry says how often an address may have something made that stays: an
+// account, a room.
 type registry struct {
 	mu   sync.Mutex
 	paid table[netip.Prefix, int64]
 }
 
-// take counts one registration, or says how long to wait.
-func (r *registry) take(a netip.Addr, now time.Time) (wait time.Duration) {
+// take counts one of them, burst at once and then one each interval, or says how
+// long to wait.
+func (r *registry) take(a netip.Addr, now time.Time, burst int, interval time.Duration) (wait time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.paid.max = maxRegisterers
 	block := addressBlock(a)
 	before, _ := r.paid.get(block, now)
-	paid := max(before, now.UnixNano()) + int64(registerInterval)
-	if over := paid - now.UnixNano() - registerBurst*int64(registerInterval); over > 0 {
+	paid := max(before, now.UnixNano()) + int64(interval)
+	if over := paid - now.UnixNano() - int64(burst)*int64(interval); over > 0 {
 		return time.Duration(over)
 	}
 	r.paid.put(block, paid, time.Unix(0, paid), now)
@@ -52,7 +54,7 @@ func init() {
 			fixed: true}, // a client MUST NOT ask for it
 		capability{bit: capAccountRegistration, name: "draft/account-registration",
 			info:  func(*session) string { return "before-connect,custom-account-name" },
-			ready: func(srv *Server, _ *session) bool { return srv.cfg.Accounts.Registration }},
+			ready: func(srv *Server, _ *session) bool { return srv.live.Load().Accounts.Registration }},
 	)
 	addCommands(commandTable{
 		"AUTHENTICATE": {min: 1, early: true, run: cmdAuthenticate},
@@ -157,7 +159,7 @@ func cmdRegister(s *session, l *line) {
 	}
 	no := func(code, text string) { s.fail("REGISTER", code, name, text) }
 	switch {
-	case !s.srv.cfg.Accounts.Registration:
+	case !s.srv.live.Load().Accounts.Registration:
 		no("DISALLOWED", "Only the operator of this server makes accounts")
 		return
 	case s.account != nil:
@@ -183,7 +185,7 @@ func cmdRegister(s *session, l *line) {
 		no("ACCOUNT_EXISTS", "That name is in use")
 		return
 	}
-	if wait := s.srv.registry.take(s.info.addr, time.Now()); wait > 0 {
+	if wait := s.srv.registry.take(s.info.addr, time.Now(), registerBurst, registerInterval); wait > 0 {
 		no("RATE_LIMITED", "Too many accounts from your address; try again in "+wait.Round(time.Second).String())
 		return
 	}

@@ -86,21 +86,21 @@ func TestRegistryLimits(t *testing.T) {
 	var r registry
 	now := time.Unix(1e9, 0)
 	for range registerBurst {
-		if wait := r.take(here, now); wait != 0 {
+		if wait := r.take(here, now, registerBurst, registerInterval); wait != 0 {
 			t.Fatalf("wait %v", wait)
 		}
 	}
-	if wait := r.take(here, now); wait <= 0 || wait > registerInterval {
+	if wait := r.take(here, now, registerBurst, registerInterval); wait <= 0 || wait > registerInterval {
 		t.Errorf("wait %v", wait)
 	}
-	if wait := r.take(elsewhere, now); wait != 0 {
+	if wait := r.take(elsewhere, now, registerBurst, registerInterval); wait != 0 {
 		t.Errorf("another address: %v", wait)
 	}
-	if wait := r.take(here, now.Add(registerInterval)); wait != 0 {
+	if wait := r.take(here, now.Add(registerInterval), registerBurst, registerInterval); wait != 0 {
 		t.Errorf("after the interval: %v", wait)
 	}
 	for i := range 2 * maxRegisterers {
-		r.take(netip.AddrFrom4([4]byte{1, byte(i >> 16), byte(i >> 8), byte(i)}), now)
+		r.take(netip.AddrFrom4([4]byte{1, byte(i >> 16), byte(i >> 8), byte(i)}), now, registerBurst, registerInterval)
 	}
 	if len(r.paid.m) > maxRegisterers {
 		t.Errorf("%d addresses remembered", len(r.paid.m))

@@ -73,16 +73,16 @@ const tokenPrefix = "isthmus_"
 func AccountKey(name string) string { return foldRFC1459.fold(name) }
 
 // NewAccount returns an account that can log in with password by PLAIN and
-// SCRAM-SHA-256, under the default policy. It costs tens of milliseconds of
+// SCRAM-SHA-256. It costs tens of milliseconds of
 // processor time. User and Created are left to the caller, who knows the domain
 // and the time. Errors are Invalid with a text for the person; salts come from
 // rand.
-func NewAccount(name, password string, rand io.Reader) (core.Account, error) {
+func (p Passwords) NewAccount(name, password string, rand io.Reader) (core.Account, error) {
 	if err := checkAccountName(name); err != nil {
 		return core.Account{}, err
 	}
 	a := core.Account{Name: name, Fold: AccountKey(name)}
-	if err := (Passwords{}).Set(&a, password, rand); err != nil {
+	if err := p.Set(&a, password, rand); err != nil {
 		return core.Account{}, err
 	}
 	return a, nil

@@ -96,7 +96,7 @@ func (c *clock) add(d time.Duration) {
 const goodPassword = "correct horse"
 
 var aliceOnce = sync.OnceValue(func() core.Account {
-	a, err := NewAccount("Alice", goodPassword, rand.Reader)
+	a, err := (Passwords{}).NewAccount("Alice", goodPassword, rand.Reader)
 	if err != nil {
 		panic(err)
 	}
@@ -149,12 +149,12 @@ func TestNewAccount(t *testing.T) {
 		"one letter": {"bob", "aaaaaaaaaa"}, "token": {"bob", tokenPrefix + "xyz"}, "bad utf-8": {"bob", "\xff\xfe\xfd12345678"},
 		"bidi control": {"bob", "abcdefgh\u202e"},
 	} {
-		_, err := NewAccount(c[0], c[1], rand.Reader)
+		_, err := (Passwords{}).NewAccount(c[0], c[1], rand.Reader)
 		if core.CodeOf(err) != core.Invalid || err == nil {
 			t.Errorf("%s: error %v", name, err)
 		}
 	}
-	if _, err := NewAccount("bob", goodPassword, bytes.NewReader(nil)); core.CodeOf(err) != core.Internal || err == nil {
+	if _, err := (Passwords{}).NewAccount("bob", goodPassword, bytes.NewReader(nil)); core.CodeOf(err) != core.Internal || err == nil {
 		t.Errorf("without randomness: %v", err)
 	}
 }

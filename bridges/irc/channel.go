@@ -4,6 +4,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/isthmus-chat/isthmus/core"
 )
@@ -128,6 +129,22 @@ func (s *session) showEntered(room core.RoomID) {
 	}
 }
 
+// Rooms that one address may make, channels and conversations: as many as a
+// community that moves here brings along, then one in a while. They stay in
+// memory and on disk for good.
+const (
+	foundBurst    = 300
+	foundInterval = 30 * time.Second
+)
+
+// mayFound counts one new room, or refuses it as Limited.
+func (s *session) mayFound() error {
+	if wait := s.srv.founders.take(s.info.addr, time.Now(), foundBurst, foundInterval); wait > 0 {
+		return &core.Error{Code: core.Limited, Text: "your address has made too many rooms; try again later", RetryAfter: wait}
+	}
+	return nil
+}
+
 // create makes the room of a channel that nobody has joined before.
 func (s *session) create(name string, room core.RoomID, p core.Profile) bool {
 	var kind core.Kind
@@ -145,8 +162,12 @@ func (s *session) create(name string, room core.RoomID, p core.Profile) bool {
 	case core.CodeOf(err) != core.NotFound:
 		s.refuse("JOIN", name, err)
 		return false
-	case !s.srv.cfg.CreateChannels:
+	case !s.srv.live.Load().CreateChannels:
 		s.num("403", name, "No such channel")
+		return false
+	}
+	if err := s.mayFound(); err != nil {
+		s.refuse("JOIN", name, err)
 		return false
 	}
 	_, err = s.srv.gw.Do(s.ctx, core.CreateRoom{

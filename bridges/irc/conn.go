@@ -107,9 +107,6 @@ func (lr *lineReader) next() (line []byte, ok bool, err error) {
 // buffered reports how many octets wait that next has not returned.
 func (lr *lineReader) buffered() int { return lr.w - lr.r }
 
-// hasLine reports whether next would return one.
-func (lr *lineReader) hasLine() bool { return bytes.IndexByte(lr.buf[lr.r:lr.w], '\n') >= 0 }
-
 // fill reads once, into a buffer of at most limit octets.
 func (lr *lineReader) fill(limit int) error {
 	lr.makeRoom(limit)

@@ -114,7 +114,7 @@ func cmdISupport(s *session, _ *line) {
 }
 
 func (s *session) motd() {
-	text := strings.TrimRight(s.srv.motdText(), "\n")
+	text := strings.TrimRight(s.srv.live.Load().MOTD, "\n")
 	if text == "" {
 		s.num("422", "MOTD File is missing")
 		return
@@ -147,7 +147,7 @@ func (s *session) lusers() {
 }
 
 func cmdVersion(s *session, _ *line) {
-	s.num("351", Version, s.srv.cfg.ServerName, "a gateway between networks")
+	s.num("351", s.srv.cfg.Version, s.srv.cfg.ServerName, "a gateway between networks")
 	s.isupport()
 }
 
@@ -157,13 +157,13 @@ func cmdTime(s *session, _ *line) {
 }
 
 func cmdInfo(s *session, _ *line) {
-	s.num("371", Version+": rooms that IRC and Matrix share")
+	s.num("371", s.srv.cfg.Version+": rooms that IRC and Matrix share")
 	s.num("371", "Up since "+s.srv.started.UTC().Format(time.RFC1123))
 	s.num("374", "End of /INFO list.")
 }
 
 func cmdAdmin(s *session, _ *line) {
-	who := s.srv.adminText()
+	who := s.srv.live.Load().Admin
 	if who == "" {
 		s.num("423", s.srv.cfg.ServerName, "No administrative info available")
 		return

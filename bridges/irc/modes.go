@@ -173,7 +173,7 @@ func cmdMode(s *session, l *line) {
 	w := s.srv.world
 	w.mu.RLock()
 	ch := w.channelByName(l.params[0])
-	if ch == nil {
+	if ch == nil || ch.room.Policy.Secret && ch.index[s.user] == nil {
 		w.mu.RUnlock()
 		s.num("403", l.params[0], "No such channel")
 		return
@@ -182,9 +182,6 @@ func cmdMode(s *session, l *line) {
 	if len(l.params) == 1 {
 		words := append([]string{ch.name()}, policyModes(ch.room.Policy, m != nil)...)
 		name, created := ch.name(), ch.room.Created.Unix()
-		if ch.room.Policy.Secret && m == nil {
-			words = []string{ch.name(), "+n"}
-		}
 		w.mu.RUnlock()
 		s.num("324", words...)
 		s.num("329", name, strconv.FormatInt(created, 10))

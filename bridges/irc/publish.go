@@ -16,8 +16,8 @@ const (
 	maxRounds  = 10      // times loading starts again before the start fails
 )
 
-// load_ holds what is published before the world is loaded.
-type load_ struct {
+// A loading holds what is published before the world is loaded.
+type loading struct {
 	mu      sync.Mutex
 	done    bool
 	spilled bool

@@ -58,7 +58,7 @@ func cmdQuit(s *session, l *line) {
 	if l.param(0) == "" {
 		s.why = "Client Quit"
 	}
-	s.ended_ = true
+	s.over = true
 }
 
 func cmdNick(s *session, l *line) {
@@ -115,7 +115,7 @@ func (s *session) accountName() string {
 // tryRegister lets the client in once it has said all that is needed.
 func (s *session) tryRegister() {
 	r := s.reg
-	if r == nil || r.nick == "" || r.ident == "" || r.negotiating || s.ended_ {
+	if r == nil || r.nick == "" || r.ident == "" || r.negotiating || s.over {
 		return
 	}
 	if s.account == nil && r.pass != "" {
@@ -226,9 +226,9 @@ func (s *session) welcome() {
 	srv := s.srv
 	cfg := &srv.cfg
 	s.num("001", "Welcome to the "+cfg.Network+" network, "+s.user.source())
-	s.num("002", "Your host is "+cfg.ServerName+", running "+Version)
+	s.num("002", "Your host is "+cfg.ServerName+", running "+cfg.Version)
 	s.num("003", "This server was started "+srv.started.UTC().Format(time.RFC1123))
-	s.num("004", cfg.ServerName, Version, "BRioqw", userChanModes, "Ibehklov")
+	s.num("004", cfg.ServerName, cfg.Version, "BRioqw", userChanModes, "Ibehklov")
 	s.isupport()
 	s.lusers()
 	if s.caps().has(capReadMarker) {

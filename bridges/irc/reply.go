@@ -50,8 +50,6 @@ func (s *session) fail(command, code string, rest ...string) { s.standard("FAIL"
 
 func (s *session) warn(command, code string, rest ...string) { s.standard("WARN", command, code, rest) }
 
-func (s *session) note(command, code string, rest ...string) { s.standard("NOTE", command, code, rest) }
-
 func (s *session) standard(kind, command, code string, rest []string) {
 	from := len(s.out)
 	b := append(s.out, ':')

@@ -16,11 +16,9 @@ import (
 	"github.com/isthmus-chat/isthmus/core"
 )
 
-// Version is what VERSION and 004 say.
-var Version = "isthmus-0.1"
-
 // Config is what the listener is made of. Defaults returns one that works.
 type Config struct {
+	Version     string // of this program: what VERSION and 004 say; "" = "isthmus"
 	Domain      string // of the homeserver: part of every URI
 	Network     string // what clients show as the network's name
 	ServerName  string // the source of the server's lines; "" = Domain
@@ -47,19 +45,18 @@ type Config struct {
 	SendQueue           int           // octets that wait for a slow reader
 	RecvQueue           int           // octets of one that sends too fast
 
-	Channels    int // that one client may be in
-	NickLen     int // octets
-	ChannelLen  int
-	TopicLen    int
-	KickLen     int
-	AwayLen     int
-	RealLen     int
-	MaxTargets  int // of one PRIVMSG, JOIN, …
-	Monitor     int
-	History     int
-	MultiBytes  int
-	MultiLines  int
-	MaxAccounts int
+	Channels   int // that one client may be in
+	NickLen    int // octets
+	ChannelLen int
+	TopicLen   int
+	KickLen    int
+	AwayLen    int
+	RealLen    int
+	MaxTargets int // of one PRIVMSG, JOIN, …
+	Monitor    int
+	History    int
+	MultiBytes int
+	MultiLines int
 }
 
 // Defaults returns the configuration of a small open server for domain.
@@ -83,7 +80,8 @@ type Server struct {
 	auth      *authenticator
 	cloak     cloaker
 	convert   converter.IRC
-	registry  registry
+	registry  registry // of accounts
+	founders  registry // of rooms
 	transport *transport
 	started   time.Time
 	refs      atomic.Uint64 // batch references
@@ -91,18 +89,21 @@ type Server struct {
 
 	flush     *flusher
 	tokens    isupportTokens
-	loading   load_
+	loading   loading
 	recent    recentEvents
 	parting   departures
 	mail      mailbox
-	peak      int        // most users at once; under the world's lock
-	metaMu    sync.Mutex // taken after the world's lock, never before it
-	metaStore sync.Mutex // while metadata is being stored; never taken under the world lock
-	text      atomic.Pointer[texts]
+	peak      int                    // most users at once; under the world's lock
+	metaMu    sync.Mutex             // taken after the world's lock, never before it
+	metaStore sync.Mutex             // while metadata is being stored; never taken under the world lock
+	live      atomic.Pointer[Config] // cfg with what Reload changed since
 }
 
 // New returns a server that does nothing before Run.
 func New(cfg Config, log *slog.Logger) *Server {
+	if cfg.Version == "" {
+		cfg.Version = "isthmus"
+	}
 	if cfg.ServerName == "" {
 		cfg.ServerName = cfg.Domain
 	}
@@ -119,6 +120,7 @@ func New(cfg Config, log *slog.Logger) *Server {
 	}
 	srv := &Server{cfg: cfg, log: log, world: newWorld(fold), started: time.Now(), flush: newFlusher(),
 		cloak: cloaker{key: cfg.Secret, network: strings.ToLower(nickFrom(cfg.Network, 20))}}
+	srv.live.Store(&srv.cfg)
 	srv.transport = newTransport(cfg.Access, log, srv.serve)
 	return srv
 }
@@ -160,7 +162,7 @@ func (srv *Server) serve(ctx context.Context, c net.Conn, info connInfo) {
 	}
 	now := time.Now()
 	s := &session{srv: srv, ctx: ctx, conn: c, info: info, in: newLineReader(c), reg: &registration{}, joined: now.Unix()}
-	s.queue.conn, s.queue.max, s.queue.raw, s.queue.flush = c, srv.cfg.SendQueue, s.in.raw, srv.flush
+	s.queue.conn, s.queue.max, s.queue.raw, s.queue.flush = c, srv.live.Load().SendQueue, s.in.raw, srv.flush
 	s.active.Store(now.Unix())
 	rand.Read(s.seed[:8])
 	srv.world.mu.Lock()
@@ -231,18 +233,19 @@ func (srv *Server) watch(ctx context.Context) {
 }
 
 func (srv *Server) sweep(now time.Time, ping []byte) {
+	cfg := srv.live.Load()
 	var late []*session
 	srv.world.mu.RLock()
 	for s := range srv.world.sessions {
 		silent := now.Sub(time.Unix(s.active.Load(), 0))
 		switch {
 		case s.user == nil:
-			if now.Sub(time.Unix(s.joined, 0)) > srv.cfg.RegistrationTimeout {
+			if now.Sub(time.Unix(s.joined, 0)) > cfg.RegistrationTimeout {
 				late = append(late, s)
 			}
-		case silent > srv.cfg.PingInterval+srv.cfg.PingTimeout && s.pinged.Load():
+		case silent > cfg.PingInterval+cfg.PingTimeout && s.pinged.Load():
 			late = append(late, s)
-		case silent > srv.cfg.PingInterval && s.pinged.CompareAndSwap(false, true):
+		case silent > cfg.PingInterval && s.pinged.CompareAndSwap(false, true):
 			s.queue.push(ping)
 		}
 	}
@@ -257,23 +260,12 @@ func (srv *Server) batchRef() string { return strconv.FormatUint(srv.refs.Add(1)
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
-// texts are what the operator may change while the server runs.
-type texts struct{ motd, admin string }
-
-func (srv *Server) motdText() string {
-	if t := srv.text.Load(); t != nil {
-		return t.motd
-	}
-	return srv.cfg.MOTD
+// Reload applies what may change while the server runs: the texts, who may make
+// channels and accounts, and those limits that clients are not told of when they
+// connect. Whatever else differs in cfg has no effect. Certificates are read
+// again; one that cannot be read stays as it was and is named in the error.
+func (srv *Server) Reload(cfg Config) error {
+	srv.live.Store(&cfg)
+	srv.transport.limits.set(cfg.Access.Limits)
+	return srv.transport.reloadTLS()
 }
-
-func (srv *Server) adminText() string {
-	if t := srv.text.Load(); t != nil {
-		return t.admin
-	}
-	return srv.cfg.Admin
-}
-
-// SetTexts changes the message of the day and what ADMIN answers, for everybody
-// who asks from now on.
-func (srv *Server) SetTexts(motd, admin string) { srv.text.Store(&texts{motd, admin}) }

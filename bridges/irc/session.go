@@ -62,7 +62,7 @@ type session struct {
 	labelFrom int
 	pending   []pending
 	flood     bucket
-	ended_    bool
+	over      bool
 	why       string // why the session ends
 	seed      [16]byte
 
@@ -102,11 +102,11 @@ func (s *session) shownNick() string {
 // run reads and obeys until the connection or the session ends.
 func (s *session) run() {
 	var l line
-	for !s.ended_ {
+	for !s.over {
 		b, ok, err := s.in.next()
 		if !ok {
 			s.settle()
-			if s.ended_ {
+			if s.over {
 				return
 			}
 			if err := s.in.fill(maxLine); err != nil {
@@ -127,7 +127,7 @@ func (s *session) run() {
 		} else {
 			cost = s.handle(&l)
 		}
-		if !s.ended_ {
+		if !s.over {
 			s.pace(now, cost)
 		}
 	}
@@ -400,7 +400,7 @@ func (s *session) close(why string) {
 	if s.why == "" {
 		s.why = why
 	}
-	s.ended_ = true
+	s.over = true
 }
 
 // A bucket lets a client have a burst of commands, then one per interval.
@@ -418,7 +418,7 @@ func (b *bucket) take(now time.Time, cost int, burst int, interval time.Duration
 // pace holds a session back that sends too fast. What it sends meanwhile waits
 // here up to RecvQueue, then it is closed: others never notice.
 func (s *session) pace(now time.Time, cost int) {
-	cfg := s.srv.cfg
+	cfg := s.srv.live.Load()
 	if cfg.CommandInterval <= 0 {
 		return
 	}
@@ -441,7 +441,7 @@ func (s *session) pace(now time.Time, cost int) {
 		}
 		if err != nil {
 			s.lost(err)
-			s.ended_ = true
+			s.over = true
 			return
 		}
 	}

@@ -95,14 +95,14 @@ func (s *session) talkTo(l *line, target, label string, inAnswer bool) {
 			s.answer(label, f)
 		}
 	}
-	room, least, fault := s.place(l.command, target)
+	room, fault := s.place(l.command, target)
 	if fault != nil {
 		if l.command == "PRIVMSG" || label != "" || inAnswer {
 			say(func() { fault(s) })
 		}
 		return
 	}
-	m, signal, err := s.messageFor(l, room, least)
+	m, signal, err := s.messageFor(l, room)
 	if err == nil && signal {
 		s.submitPending()
 		s.signal(l, room)
@@ -138,23 +138,26 @@ func (s *session) talkTo(l *line, target, label string, inAnswer bool) {
 }
 
 // place finds the room of a target; fault answers if there is none.
-func (s *session) place(command, target string) (room core.RoomID, least core.Role, fault func(*session)) {
+func (s *session) place(command, target string) (room core.RoomID, fault func(*session)) {
 	w := s.srv.world
-	for len(target) > 1 && strings.IndexByte(prefixSigns, target[0]) >= 0 && target[1] == '#' { // STATUSMSG
-		return "", 0, func(s *session) { s.num("404", target, "Messages to a part of a channel are not supported") }
+	if len(target) > 1 && strings.IndexByte(prefixSigns, target[0]) >= 0 && target[1] == '#' { // STATUSMSG
+		return "", func(s *session) { s.num("404", target, "Messages to a part of a channel are not supported") }
 	}
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	if target[:min(1, len(target))] == "#" {
 		ch := w.channelByName(target)
 		if ch == nil {
-			return "", 0, func(s *session) { s.noChannel(command, target) }
+			return "", func(s *session) { s.noChannel(command, target) }
 		}
-		return ch.room.ID, 0, nil
+		return ch.room.ID, nil
 	}
 	u := w.userByNick(target)
-	if u == nil || u.gone && u.local {
-		return "", 0, func(s *session) { s.num("401", target, "No such nick/channel") }
+	switch {
+	case u == nil || u.gone && u.local:
+		return "", func(s *session) { s.num("401", target, "No such nick/channel") }
+	case !u.local: // it would be kept and never delivered
+		return "", func(s *session) { s.num("531", u.shown(), "Private messages do not reach users of another network") }
 	}
 	room = s.srv.directRoom(s.user.uri, u.uri)
 	if ch := w.rooms[room]; ch == nil || ch.pair == [2]core.UserURI{} {
@@ -162,10 +165,10 @@ func (s *session) place(command, target string) (room core.RoomID, least core.Ro
 		err := s.srv.createDirect(s, u, room)
 		w.mu.RLock()
 		if err != nil {
-			return "", 0, func(s *session) { s.refuse(command, target, err) }
+			return "", func(s *session) { s.refuse(command, target, err) }
 		}
 	}
-	return room, 0, nil
+	return room, nil
 }
 
 // noChannel says that there is no such channel, or that it is a Group.
@@ -189,30 +192,30 @@ func (s *session) noChannel(command, name string) {
 	s.num("403", name, "No such channel")
 }
 
-// directRoom is the conversation of two users: one, whoever begins it.
+// directRoom is the conversation of two users: one, whoever begins it. No channel
+// can have that name (validChannel knows no comma), so nobody can found one there.
 func (srv *Server) directRoom(a, b core.UserURI) core.RoomID {
 	if b < a {
 		a, b = b, a
 	}
 	h := sha256.Sum256([]byte(string(a) + "\x00" + string(b)))
-	return core.NewRoomID(srv.cfg.Domain, "dm."+guestText.EncodeToString(h[:15]))
+	return core.NewRoomID(srv.cfg.Domain, "dm,"+guestText.EncodeToString(h[:15]))
 }
 
 func (srv *Server) createDirect(s *session, u *user, room core.RoomID) error {
 	w := srv.world
 	w.mu.RLock()
 	mine, theirs := s.user.profile, u.profile
-	via := core.NetworkIRC
-	if p := u.uri.Path(); !u.local && len(p) > 1 {
-		via = relayNetwork(p[0])
-	}
 	w.mu.RUnlock()
 	members := []core.Member{
 		{User: s.user.uri, Via: core.NetworkIRC, Role: core.RoleMember, Joined: true, Profile: mine},
-		{User: u.uri, Via: via, Role: core.RoleMember, Joined: true, Profile: theirs},
+		{User: u.uri, Via: core.NetworkIRC, Role: core.RoleMember, Joined: true, Profile: theirs},
 	}
 	if u == s.user {
 		return core.Errorf(core.Denied, "a conversation needs two")
+	}
+	if err := s.mayFound(); err != nil {
+		return err
 	}
 	r := core.Room{ID: room, Kind: core.Channel, ContentType: core.ContentMIMI, Direct: true, Founder: s.user.uri}
 	_, err := srv.gw.Do(s.ctx, core.CreateRoom{Room: r, Members: members})
@@ -226,13 +229,6 @@ func (srv *Server) createDirect(s *session, u *user, room core.RoomID) error {
 	return nil
 }
 
-// relayNetwork is the network that relays users whose URI begins with segment:
-// matrix.example.org is matrix:example.org.
-func relayNetwork(segment string) core.Network {
-	kind, rest, _ := strings.Cut(segment, ".")
-	return core.Network(kind + ":" + rest)
-}
-
 // clientTags are the client-only tags with a meaning that lasts.
 const (
 	tagReply   = "+reply"
@@ -243,7 +239,7 @@ const (
 
 // messageFor reads a PRIVMSG, NOTICE or TAGMSG. signal says that it is a TAGMSG
 // with nothing that lasts.
-func (s *session) messageFor(l *line, room core.RoomID, _ core.Role) (m converter.IRCMessage, signal bool, err error) {
+func (s *session) messageFor(l *line, room core.RoomID) (m converter.IRCMessage, signal bool, err error) {
 	m = converter.IRCMessage{Room: room, Sender: s.user.uri, Name: s.user.shown(), Origin: core.Origin{Network: core.NetworkIRC},
 		Sent: time.Now(), Notice: l.command == "NOTICE", Seed: s.newSeed()}
 	for _, key := range [...]string{tagReplyD, tagReply} {

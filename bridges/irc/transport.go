@@ -576,13 +576,6 @@ func (srv *Server) Addrs() []net.Addr {
 // WebSocket is the handler of IRC over WebSocket, for another HTTP server.
 func (srv *Server) WebSocket() http.Handler { return srv.transport }
 
-// ReloadTLS reads the certificates of all listeners again. One that cannot be
-// read stays as it was and is named in the error.
-func (srv *Server) ReloadTLS() error { return srv.transport.reloadTLS() }
-
-// SetConnLimits changes the limits for connections made from now on.
-func (srv *Server) SetConnLimits(l ConnLimits) { srv.transport.limits.set(l) }
-
 // Run implements bridges.Bridge. It opens the listeners if Listen has not.
 func (srv *Server) Run(ctx context.Context, gw bridges.Gateway) error {
 	if len(srv.transport.doors) == 0 {

@@ -125,14 +125,14 @@ func TestTLS(t *testing.T) {
 		t.Errorf("certificate of %s", got)
 	}
 	makeCert(t, "second", dir)
-	if err := h.srv.ReloadTLS(); err != nil {
+	if err := h.srv.Reload(h.srv.cfg); err != nil {
 		t.Fatal(err)
 	}
 	if got := subject(); got != "second" {
 		t.Errorf("after reload: certificate of %s", got)
 	}
 	os.WriteFile(filepath.Join(dir, "cert.pem"), []byte("broken"), 0o600)
-	if err := h.srv.ReloadTLS(); err == nil || !strings.Contains(err.Error(), "listener tls") {
+	if err := h.srv.Reload(h.srv.cfg); err == nil || !strings.Contains(err.Error(), "listener tls") {
 		t.Errorf("broken certificate: %v", err)
 	}
 	if got := subject(); got != "second" {

@@ -65,11 +65,8 @@ type credentials struct {
 }
 
 func (a *admin) accountAdd(ctx context.Context, req credentials) (accountInfo, error) {
-	acc, err := irc.NewAccount(req.Name, req.Password, rand.Reader)
+	acc, err := a.passwords.NewAccount(req.Name, req.Password, rand.Reader)
 	if err != nil {
-		return accountInfo{}, err
-	}
-	if err := a.passwords.Set(&acc, req.Password, rand.Reader); err != nil { // at the configured cost
 		return accountInfo{}, err
 	}
 	acc.User, acc.Created = core.NewUserURI(a.domain, acc.Fold), a.now()

@@ -66,7 +66,7 @@ func makeAccounts(t *testing.T, dir string, tokens map[string]string) (names []s
 	err = db.Update(t.Context(), func(tx core.Tx) error {
 		for i := range loginAccounts {
 			name := fmt.Sprintf("login%d", i)
-			a, err := irc.NewAccount(name, loginPassword, rand.Reader)
+			a, err := irc.Passwords{}.NewAccount(name, loginPassword, rand.Reader)
 			if err != nil {
 				return err
 			}

@@ -233,7 +233,7 @@ func TestIRCConfig(t *testing.T) {
 	}
 	want := irc.Defaults("localhost")
 	want.Access, want.Accounts = c.Access, c.Accounts // compared below, where the default says more
-	want.Secret, want.MOTD = c.Secret, "Welcome to Isthmus."
+	want.Version, want.Secret, want.MOTD = c.Version, c.Secret, "Welcome to Isthmus."
 	if diff := cmp.Diff(want, c, cmp.Exporter(func(reflect.Type) bool { return true })); diff != "" {
 		t.Errorf("default.yaml and irc.Defaults differ: (-irc +yaml)\n%s", diff)
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/sha256"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -87,7 +86,7 @@ func ircConfig(cfg *configs.Config) (irc.Config, error) {
 		return irc.Config{}, err
 	}
 	return irc.Config{
-		Domain: cfg.Domain, Network: cfg.Network, ServerName: i.ServerName, MOTD: motd, Admin: i.Admin, Icon: i.Icon,
+		Version: "isthmus-" + version().Version, Domain: cfg.Domain, Network: cfg.Network, ServerName: i.ServerName, MOTD: motd, Admin: i.Admin, Icon: i.Icon,
 		CaseMapping: i.CaseMapping, Secret: []byte(secret.Reveal()), Suffix: i.RemoteSuffix,
 		Guests: i.Guests, CreateChannels: i.CreateChannels, ReserveNicks: i.ReserveNicks, JoinHistory: i.JoinHistory,
 		Access:              access,
@@ -168,12 +167,11 @@ func (n *networks) listening() error {
 // reload applies what of cfg can change while the bridges run, and reads
 // certificates again.
 func (n *networks) reload(cfg *configs.Config) error {
-	motd, err := motdText(cfg)
+	ic, err := ircConfig(cfg)
 	if err != nil {
-		return fmt.Errorf("irc.motd_file: %w", err)
+		return err
 	}
-	n.irc.SetTexts(motd, cfg.IRC.Admin)
-	return n.irc.ReloadTLS()
+	return n.irc.Reload(ic)
 }
 
 // channelFold returns how the names of channels compare (RFC 2812 §2.2).
