@@ -294,7 +294,7 @@ func TestWho(t *testing.T) {
 	b.until(" 352 bob #w ~bob ", " irc.example bob HB :0 Real bob")
 	b.expect(":irc.example 315 bob #w :End of WHO list")
 	b.send("WHO #w %tcuihsnfdlaor,042")
-	b.until(" 354 bob 042 #w ~alice 255.255.255.255 ", " irc.example alice G~ 0 0 alice ", " :Real alice")
+	b.until(" 354 bob 042 #w ~alice 255.255.255.255 ", " irc.example alice G~ 0 ", " alice ", " :Real alice") // between them: seconds idle
 	b.until(" 315 ")
 	b.send("WHO alice %na", "WHO ALICE", "WHO ali*", "WHO #secret", "WHO nobody", "WHO * o", "WHO alice %zzz")
 	b.expect(":irc.example 354 bob alice alice")
