@@ -175,13 +175,27 @@ func TestTerminalClients(t *testing.T) {
 	w.types("isthmus.#hello", "/me looks out")
 	g.alice.expect(is{"kind": "m.room.message", "content|msgtype": "m.emote", "content|body": "looks out", "sender": "@isthmus_carol:hs.test"})
 
-	// A client without tags is told of an edit and a reply in words.
+	// A client that knows no tags is told of an edit and a reply in words.
 	g.sends(map[string]any{"msgtype": "m.text", "body": "* the weather is fine today",
 		"m.new_content": map[string]string{"msgtype": "m.text", "body": "the weather is fine today"},
 		"m.relates_to":  map[string]string{"rel_type": "m.replace", "event_id": first}})
 	i.sees("alice[m]> s/find/fine/")
 	g.sends(map[string]any{"msgtype": "m.text", "body": "it is", "m.relates_to": map[string]any{"m.in_reply_to": map[string]any{"event_id": said["event_id"]}}})
 	i.sees("alice[m]> ivan: it is")
+	g.alice.call("sendText", g.room, "first line\nsecond line")
+	i.sees("alice[m]> first line", "alice[m]> second line")
+	w.sees("isthmus.#hello", "alice[m]\tfirst line", "second line")
+
+	// The account's other client has the same nick; each says what both see.
+	phone := g.ircPeer("carol", map[string]any{"account": map[string]any{"account": "carol", "password": password}})
+	phone.raw("JOIN #hello")
+	phone.expect(is{"type": "join", "nick": "carol", "channel": "#hello"})
+	phone.do(map[string]any{"say": []string{"#hello", "from my phone"}})
+	i.sees("carol> from my phone")
+	w.sees("isthmus.#hello", "from my phone")
+	w.types("isthmus.#hello", "from my desk")
+	phone.expect(is{"type": "privmsg", "nick": "carol", "message": "from my desk"})
+	phone.leave()
 	i.types("/quit bye")
 	w.sees("isthmus.#hello", "has quit")
 }
