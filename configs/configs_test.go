@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -220,12 +221,33 @@ func TestDiff(t *testing.T) {
 	if now.Network != "Other" {
 		t.Error("Keep changed its argument")
 	}
-	// What default.yaml calls hot is hot, and nothing else.
-	for _, key := range hot {
-		last := key[strings.LastIndex(key, ".")+1:]
-		if !regexp.MustCompile(`(?i)(#[^\n]* hot[^\n]*\n)( *#[^\n]*\n)* *` + last + `:`).Match(Default) {
-			t.Errorf("default.yaml does not say that %s is hot", key)
+}
+
+// What default.yaml calls hot is hot, and nothing else.
+func TestHot(t *testing.T) {
+	var marked, section []string
+	comment, isHot := false, false
+	for line := range strings.Lines(string(Default)) {
+		text := strings.TrimSpace(line)
+		if strings.HasPrefix(text, "#") {
+			isHot = comment && isHot || regexp.MustCompile(`\bhot\b`).MatchString(text)
+			comment = true
+			continue
 		}
+		comment = false
+		name, value, ok := strings.Cut(text, ":")
+		depth := (len(line) - len(strings.TrimLeft(line, " "))) / 2
+		if !ok || strings.HasPrefix(text, "-") || depth > len(section) {
+			continue // a list's entry, a text's line
+		}
+		section = append(section[:depth], name)
+		if isHot && value != "" {
+			marked = append(marked, strings.Join(section, "."))
+		}
+	}
+	slices.Sort(marked)
+	if diff := cmp.Diff(slices.Sorted(slices.Values(hot)), marked); diff != "" {
+		t.Errorf("default.yaml does not mark what is hot: (-hot +marked)\n%s", diff)
 	}
 }
 

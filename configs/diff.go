@@ -2,7 +2,7 @@ package configs
 
 import (
 	"reflect"
-	"strings"
+	"slices"
 )
 
 // A Change is one key whose value differs between two configurations.
@@ -11,9 +11,14 @@ type Change struct {
 	Hot bool // may be applied to a running server; otherwise it needs a restart
 }
 
-// hot are the keys, and sections of keys, that a running server applies.
-// default.yaml marks them.
-var hot = []string{"log.level", "irc.motd", "irc.motd_file", "irc.admin"}
+// hot are the keys that a running server applies; default.yaml marks them. What
+// clients are told when they connect is not among them.
+var hot = []string{
+	"log.level", "irc.motd", "irc.motd_file", "irc.admin", "irc.create_channels", "irc.accounts.registration",
+	"irc.limits.connections", "irc.limits.per_address", "irc.limits.connect_burst", "irc.limits.connect_interval", "irc.limits.exempt",
+	"irc.limits.registration_timeout", "irc.limits.ping_interval", "irc.limits.ping_timeout",
+	"irc.limits.command_burst", "irc.limits.command_interval", "irc.limits.send_queue", "irc.limits.recv_queue",
+}
 
 // Diff lists the keys that differ, in the order of default.yaml. Lists are
 // compared whole. Certificates are files: they are read again at every reload
@@ -22,7 +27,7 @@ func Diff(old, now *Config) []Change {
 	var out []Change
 	walk("", reflect.ValueOf(*old), reflect.ValueOf(*now), func(key string, a, b reflect.Value) {
 		if !reflect.DeepEqual(a.Interface(), b.Interface()) {
-			out = append(out, Change{Key: key, Hot: isHot(key)})
+			out = append(out, Change{Key: key, Hot: slices.Contains(hot, key)})
 		}
 	})
 	return out
@@ -33,20 +38,11 @@ func Diff(old, now *Config) []Change {
 func Keep(old, now *Config) *Config {
 	kept := *now
 	walk("", reflect.ValueOf(*old), reflect.ValueOf(&kept).Elem(), func(key string, a, b reflect.Value) {
-		if !isHot(key) {
+		if !slices.Contains(hot, key) {
 			b.Set(a)
 		}
 	})
 	return &kept
-}
-
-func isHot(key string) bool {
-	for _, h := range hot {
-		if key == h || strings.HasPrefix(key, h+".") {
-			return true
-		}
-	}
-	return false
 }
 
 // walk calls f for every key of two values of one struct type.
