@@ -18,6 +18,7 @@ const maxHTMLDepth = 100
 type htmlReader struct {
 	d     doc
 	cur   line
+	tail  []byte // what the last span of cur goes on with
 	spans int
 	open  []element
 	state element // what is in force now
@@ -114,22 +115,34 @@ func (r *htmlReader) add(s string) {
 	if e.pre {
 		t = span{text: s}
 	}
-	if n := len(r.cur.spans); n > 0 && r.cur.spans[n-1].same(t) {
-		r.cur.spans[n-1].text += s
+	n := len(r.cur.spans)
+	if n > 0 && r.cur.spans[n-1].same(t) {
+		r.tail = append(r.tail, s...)
 		return
 	}
 	if r.spans++; r.spans > maxDocSpans {
-		t = span{text: s}
-		if n := len(r.cur.spans); n > 0 {
-			r.cur.spans[n-1].text += s
+		if n > 0 {
+			r.tail = append(r.tail, s...)
 			return
 		}
+		t = span{text: s}
 	}
+	r.endSpan()
 	r.cur.spans = append(r.cur.spans, t)
+}
+
+// endSpan gives the last span its text, which is gathered first: a paragraph has
+// many words.
+func (r *htmlReader) endSpan() {
+	if n := len(r.cur.spans); n > 0 && len(r.tail) > 0 {
+		r.cur.spans[n-1].text += string(r.tail)
+	}
+	r.tail = r.tail[:0]
 }
 
 // newLine ends the current line.
 func (r *htmlReader) newLine() {
+	r.endSpan()
 	e, l := &r.state, r.cur
 	r.cur, r.blank = line{}, false
 	l.quote, l.gap = e.quote, r.gap

@@ -17,18 +17,15 @@ import (
 // meaning is escaped.
 func (d doc) markdown() string {
 	var b strings.Builder
+	fence := "" // of the code block that is open, or was last
 	for i := range d {
 		l := &d[i]
 		quote := strings.Repeat("> ", int(l.quote))
-		fence := ""
-		if l.kind == code {
-			fence = fenceFor(d, i)
-		}
 		begins := l.kind == code && (i == 0 || l.gap || d[i-1].kind != code)
 		if i > 0 {
 			p := &d[i-1]
 			if p.kind == code && (l.kind != code || begins) {
-				b.WriteString("\n" + strings.Repeat("> ", int(p.quote)) + fenceFor(d, i-1))
+				b.WriteString("\n" + strings.Repeat("> ", int(p.quote)) + fence)
 			}
 			switch {
 			case l.gap:
@@ -41,24 +38,22 @@ func (d doc) markdown() string {
 		}
 		b.WriteString(quote)
 		if begins {
+			fence = fenceFor(d[i:])
 			b.WriteString(fence + l.lang + "\n" + quote)
 		}
 		l.writeMarkdown(&b)
 	}
 	if n := len(d); n > 0 && d[n-1].kind == code {
-		b.WriteString("\n" + strings.Repeat("> ", int(d[n-1].quote)) + fenceFor(d, n-1))
+		b.WriteString("\n" + strings.Repeat("> ", int(d[n-1].quote)) + fence)
 	}
 	return b.String()
 }
 
 // fenceFor returns a fence longer than every run of backticks in the code block
-// around line i.
-func fenceFor(d doc, i int) string {
-	for i > 0 && !d[i].gap && d[i-1].kind == code {
-		i--
-	}
+// that d begins with.
+func fenceFor(d doc) string {
 	longest := 2
-	for first := i; i < len(d) && d[i].kind == code && (i == first || !d[i].gap); i++ {
+	for i := 0; i < len(d) && d[i].kind == code && (i == 0 || !d[i].gap); i++ {
 		for _, s := range d[i].spans {
 			longest = max(longest, backticks(s.text))
 		}
@@ -402,6 +397,7 @@ func parseInline(s string) []span {
 func inlineRuns(s string, depth int) []run {
 	var runs []run
 	var text []byte
+	var ticks unclosed
 	flush := func() {
 		if len(text) > 0 {
 			runs = append(runs, run{text: string(text)})
@@ -423,7 +419,7 @@ func inlineRuns(s string, depth int) []run {
 			text = append(text, dec...)
 			i += n
 		case c == '`':
-			body, n := codeSpan(s[i:])
+			body, n := ticks.codeSpan(s[i:])
 			if body == "" {
 				text = append(text, s[i:i+n]...)
 			} else {
@@ -432,7 +428,7 @@ func inlineRuns(s string, depth int) []run {
 			}
 			i += n
 		case c == '[' && depth < maxLinkDepth:
-			inner, n := linkRuns(s[i:], depth)
+			inner, n := linkRuns(s[i:], depth, &ticks)
 			if n == 0 {
 				text = append(text, c)
 				i++
@@ -486,12 +482,19 @@ func entity(s string) (string, int) {
 	return strings.ReplaceAll(clean(dec, false), "\n", " "), end + 1
 }
 
+// unclosed are the lengths of runs of backticks that nothing ends in the rest of
+// a text: what was looked for once in vain is not looked for again.
+type unclosed map[int]struct{}
+
 // codeSpan returns the content of the code span that s starts with and its
 // length; without an end, "" and the length of the run of backticks.
-func codeSpan(s string) (string, int) {
+func (u *unclosed) codeSpan(s string) (string, int) {
 	n := 0
 	for n < len(s) && s[n] == '`' {
 		n++
+	}
+	if _, vain := (*u)[n]; vain {
+		return "", n
 	}
 	for i := n; i < len(s); {
 		if s[i] != '`' {
@@ -511,19 +514,24 @@ func codeSpan(s string) (string, int) {
 		}
 		i += m
 	}
+	if *u == nil {
+		*u = unclosed{}
+	}
+	(*u)[n] = struct{}{}
 	return "", n
 }
 
 // linkRuns reads [text](target "title"); 0 if s does not start with one.
-func linkRuns(s string, depth int) ([]run, int) {
+func linkRuns(s string, depth int, ticks *unclosed) ([]run, int) {
 	level, end := 0, -1
 	for i := 0; i < len(s) && end < 0; i++ {
 		switch s[i] {
 		case '\\':
 			i++
 		case '`':
-			if body, n := codeSpan(s[i:]); body != "" {
-				i += n - 1
+			body, n := ticks.codeSpan(s[i:])
+			if i += n - 1; body == "" {
+				continue // a run that ends nowhere is text as a whole
 			}
 		case '[':
 			if level++; level > 32 {

@@ -209,6 +209,39 @@ func FuzzMIRC(f *testing.F) {
 
 // Hostile text costs bounded time: every one of these was quadratic in some
 // Markdown parser.
+// Nothing that fits a message takes long: conversion stands on the path of all
+// messages of a room, and on IRC under the lock of all sessions.
+func TestPathologicalInput(t *testing.T) {
+	runs := "" // of backticks, none as long as another
+	for i := 1; len(runs) < 47<<10; i++ {
+		runs += strings.Repeat("`", i) + "a"
+	}
+	repeat := func(unit string) string { return strings.Repeat(unit, 48<<10/len(unit)) }
+	within := func(what string, f func()) {
+		t.Helper()
+		start := time.Now()
+		f()
+		if took := time.Since(start); took > time.Second { // it is milliseconds, but for the race detector
+			t.Errorf("%.40q took %v", what, took)
+		}
+	}
+	write := func(d doc) {
+		d.markdown()
+		d.html(nil)
+		for i := range d {
+			d[i].mirc()
+		}
+	}
+	for _, s := range []string{runs, strings.Repeat("[", 32) + runs, strings.Repeat("[a", 32) + runs, repeat("[`"), repeat("<"), repeat("```\n"),
+		"```\n" + repeat("a\n"), repeat("*") + "a" + repeat("*"), repeat("> > > a\n"), repeat("[x](")} {
+		within(s, func() { write(parseMarkdown(s)) })
+	}
+	for _, s := range []string{repeat("a "), "<pre>" + repeat("a\n"), "<pre>" + repeat("`\n"), repeat("a<x>"), repeat("<td>a"), repeat("<ul><li>a"), repeat("<b>a</b> "),
+		repeat("<div>"), repeat("</div>"), repeat("<!--"), repeat("<a href=https://x.y>a</a>"), repeat("&lt;"), "<a " + repeat("a=b ") + ">x", "<code>" + runs + "</code>"} {
+		within(s, func() { write(parseMarkdown(parseHTML(s, nil).markdown())) })
+	}
+}
+
 func TestMarkdownPathological(t *testing.T) {
 	for _, unit := range []string{"*a ", "**a_", "[", "[a](", "`a``b", "<a:", "<https://", "&#", "> ", "- a\n", "~~a~", "*_", "![](<", "[`", "\\[", "a**b"} {
 		s := strings.Repeat(unit, 48<<10/len(unit))
