@@ -123,7 +123,9 @@ func splitURI(s, kind string) (domain, path string, err error) {
 // to the row without an index, and is the same after a restart.
 type EventID [16]byte
 
-var idText = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+// Base32 is how IDs are written: RFC 4648 §6 in lower case and without padding, so
+// that they pass wherever a name may stand.
+var Base32 = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
 // NewEventID returns the ID of the event at seq in the log that homeserver
 // keeps for room.
@@ -156,14 +158,14 @@ func (id EventID) IsZero() bool { return id == EventID{} }
 func (id EventID) String() string { return string(id.AppendText(nil)) }
 
 // AppendText appends what String returns to b.
-func (id EventID) AppendText(b []byte) []byte { return idText.AppendEncode(b, id[:]) }
+func (id EventID) AppendText(b []byte) []byte { return Base32.AppendEncode(b, id[:]) }
 
 // ParseEventID reads what String wrote; anything else is Invalid.
 func ParseEventID(s string) (id EventID, err error) {
 	if len(s) != 26 {
 		return id, Errorf(Invalid, "not an event ID")
 	}
-	if n, err := idText.Decode(id[:], []byte(s)); err != nil || n != len(id) || id.String() != s {
+	if n, err := Base32.Decode(id[:], []byte(s)); err != nil || n != len(id) || id.String() != s {
 		return EventID{}, Errorf(Invalid, "not an event ID")
 	}
 	return id, nil

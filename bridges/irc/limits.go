@@ -1,7 +1,6 @@
 package irc
 
 import (
-	"encoding/base32"
 	"math"
 	"net/netip"
 	"strings"
@@ -250,11 +249,9 @@ type cloaker struct {
 	network string // last labels of every host
 }
 
-var cloakText = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
-
 // label is 40 bits: enough that nobody shares it by accident.
 func (c cloaker) label(parts ...string) string {
-	return cloakText.EncodeToString(mac(c.key, parts...)[:5])
+	return core.Base32.EncodeToString(mac(c.key, parts...)[:5])
 }
 
 // account returns the host of somebody logged in: name.network.user. Characters

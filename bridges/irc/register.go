@@ -2,7 +2,6 @@ package irc
 
 import (
 	"crypto/rand"
-	"encoding/base32"
 	"slices"
 	"sort"
 	"strings"
@@ -212,13 +211,11 @@ func (s *session) claimLocked() (done, ok bool) {
 	return true, true
 }
 
-var guestText = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
-
 // guestID is 80 random bits: no guest is ever taken for an earlier one.
 func guestID() string {
 	var b [10]byte
 	rand.Read(b[:])
-	return guestText.EncodeToString(b[:])
+	return core.Base32.EncodeToString(b[:])
 }
 
 // welcome says hello, and where the account's other sessions are.

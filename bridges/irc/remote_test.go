@@ -44,6 +44,8 @@ func TestRelayedUser(t *testing.T) {
 	if got := a.until("PRIVMSG"); !has(got, " :Bob_B[m]!bob@matrix.example.org PRIVMSG #c :hello from Matrix") {
 		t.Errorf("alice got %q", got)
 	}
+	a.send("PRIVMSG Bob_B[m] :psst") // no place carries it there: it must not seem to have gone
+	a.expect(":irc.example 531 alice Bob_B[m] :Private messages do not reach users of another network")
 	submit(control("$3", core.Control{Op: core.OpProfile, Profile: &core.Profile{Name: "Robert"}}))
 	a.expect(":Bob_B[m]!bob@matrix.example.org NICK :Robert[m]")
 	submit(control("$4", core.Control{Op: core.OpLeave, Text: "bye"}))

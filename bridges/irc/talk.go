@@ -199,7 +199,7 @@ func (srv *Server) directRoom(a, b core.UserURI) core.RoomID {
 		a, b = b, a
 	}
 	h := sha256.Sum256([]byte(string(a) + "\x00" + string(b)))
-	return core.NewRoomID(srv.cfg.Domain, "dm,"+guestText.EncodeToString(h[:15]))
+	return core.NewRoomID(srv.cfg.Domain, "dm,"+core.Base32.EncodeToString(h[:15]))
 }
 
 func (srv *Server) createDirect(s *session, u *user, room core.RoomID) error {

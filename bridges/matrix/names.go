@@ -3,7 +3,6 @@ package matrix
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/base32"
 	"strings"
 
 	"github.com/isthmus-chat/isthmus/bridges"
@@ -13,8 +12,6 @@ import (
 
 // reactionScan bounds how far after its target a reaction is looked for.
 const reactionScan = 500
-
-var lowerBase32 = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
 // userURI returns the user whom a Matrix ID names: a user of their homeserver,
 // or the one behind a ghost.
@@ -65,7 +62,7 @@ func (b *Bridge) mxid(u core.UserURI) string {
 	id := "@" + b.cfg.UserPrefix + strings.Join(p, "/") + ":" + b.cfg.Server
 	if len(id) > maxUserID { // no way back from the hash; such a user is only spoken for
 		h := sha256.Sum256([]byte(u))
-		id = "@" + b.cfg.UserPrefix + "+" + lowerBase32.EncodeToString(h[:16]) + ":" + b.cfg.Server
+		id = "@" + b.cfg.UserPrefix + "+" + core.Base32.EncodeToString(h[:16]) + ":" + b.cfg.Server
 	}
 	return id
 }

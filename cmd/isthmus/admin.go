@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"encoding/base32"
 	"encoding/json"
 	"strings"
 	"time"
@@ -232,11 +231,9 @@ func (a *admin) backupTo(ctx context.Context, req backupFile) (backupFile, error
 	return req, a.backup(ctx, req.File)
 }
 
-var shortID = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
-
 // newLinkID returns 16 characters: 80 bits, so two never meet.
 func newLinkID() string {
 	b := make([]byte, 10)
 	rand.Read(b) // never fails: it ends the program if the system has no randomness
-	return shortID.EncodeToString(b)
+	return core.Base32.EncodeToString(b)
 }

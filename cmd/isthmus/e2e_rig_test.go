@@ -282,18 +282,6 @@ func (p *peer) await(want is, patience time.Duration) (map[string]any, bool) {
 	}
 }
 
-// count is how many events so far meet want, taken or not.
-func (p *peer) count(want is) (n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, e := range p.got {
-		if want.met(e) {
-			n++
-		}
-	}
-	return n
-}
-
 // ircPeer is irc-framework, connected and registered.
 func (r *rig) ircPeer(nick string, options map[string]any) *peer {
 	r.t.Helper()
