@@ -10,15 +10,15 @@ import (
 
 const (
 	busyGCPercent = 400             // a fifth less CPU per line of history than at 100, measured
-	quietTick     = 3 * time.Second // how often to look whether the server is quiet
+	quietTick     = 2 * time.Second // how often to look whether the server is quiet
 	quietOctets   = 1 << 20         // allocated between two looks: less is quiet
 	quietRounds   = 3               // collections per quiet spell: each halves a stack that has grown
 )
 
 // tendMemory trades memory for speed while the server is busy: the collector runs
-// more rarely. When it falls quiet the memory is given back,
-// so that thousands of idle clients cost what they hold and not what they once
-// needed. Whoever sets GOGC decides instead.
+// more rarely. When the server falls quiet the memory is given back, so that
+// thousands of idle clients cost what they hold and not what they once needed.
+// Whoever sets GOGC decides instead.
 func tendMemory(ctx context.Context) {
 	if os.Getenv("GOGC") != "" {
 		return
