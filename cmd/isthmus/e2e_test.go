@@ -96,7 +96,31 @@ func conversation(t *testing.T, g *gateway) {
 	step("to IRC", toIRC)
 	step("topic and membership", membership)
 	step("late joiner", lateJoiner)
+	g.stop(syscall.SIGTERM)
+	bob.expect(is{"type": "ERROR"}) // it was told
+	g.stop = g.start()
 	step("restart", afterRestart)
+	step("a room that is made for a channel", madeRoom)
+}
+
+// madeRoom: the operator links a channel to a Matrix room that is made for it.
+func madeRoom(t *testing.T, g *gateway, _ *peer) {
+	carol := g.member("carol")
+	carol.raw("JOIN #second")
+	carol.expect(is{"type": "join", "nick": "carol", "channel": "#second"})
+	carol.do(map[string]any{"say": []string{"#second", "before the link"}})
+	carol.expect(is{"type": "privmsg", "message": "before the link"})
+	g.run("link", "add", "#second", "--matrix", "hs", "--create", "--invite", "@alice:hs.test")
+	invite := g.alice.expect(is{"type": "invite"})
+	room := g.alice.call("joinRoom", invite["room"]).(string)
+	carol.expect(is{"type": "join", "nick": "alice[m]", "channel": "#second"})
+	g.alice.call("sendText", room, "thanks for the room")
+	carol.expect(is{"type": "privmsg", "nick": "alice[m]", "target": "#second", "message": "thanks for the room"})
+	carol.do(map[string]any{"say": []string{"#second", "welcome"}})
+	g.alice.expect(is{"kind": "m.room.message", "room": room, "sender": "@isthmus_carol:hs.test", "content|body": "welcome"})
+	if texts := g.hs.texts(room); slices.Contains(texts, "before the link") {
+		t.Errorf("what was said before the link is not for the room: %q", texts)
+	}
 }
 
 // toMatrix: each thing that an IRC user can say, as a Matrix client has it.
@@ -128,7 +152,9 @@ func toMatrix(t *testing.T, g *gateway, bob *peer) {
 		t.Errorf("the reply is to %v, want %v", got, said["event_id"])
 	}
 	bob.raw("@+draft/reply=%s;+draft/react=👍 TAGMSG #hello", msgid)
-	g.alice.expect(is{"kind": "m.reaction", "sender": "@isthmus_bob:hs.test", "content|m.relates_to|key": "👍", "content|m.relates_to|event_id": said["event_id"]})
+	e = g.alice.expect(is{"kind": "m.reaction", "sender": "@isthmus_bob:hs.test", "content|m.relates_to|key": "👍", "content|m.relates_to|event_id": said["event_id"]})
+	bob.raw("@+draft/reply=%s;+draft/unreact=👍 TAGMSG #hello", msgid)
+	g.alice.expect(is{"kind": "m.room.redaction", "redacts": e["event_id"]})
 	bob.raw("REDACT #hello %s :a mistake", msgid)
 	g.alice.expect(is{"kind": "m.room.redaction", "redacts": said["event_id"]})
 }
@@ -157,6 +183,10 @@ func toIRC(t *testing.T, g *gateway, bob *peer) {
 	bob.expect(is{"type": "privmsg", "nick": "alice[m]", "message": regexp.MustCompile(`again`)})
 	g.alice.call("unstableApis.addReactionToEvent", g.room, text, "🎉")
 	bob.expect(is{"type": "tagmsg", "nick": "alice[m]", "tags|+draft/react": "🎉", "tags|+draft/reply": msgid})
+	reaction := g.alice.call("unstableApis.addReactionToEvent", g.room, text, "👀").(string)
+	bob.expect(is{"type": "tagmsg", "nick": "alice[m]", "tags|+draft/react": "👀"})
+	g.alice.call("redactEvent", g.room, reaction, "")
+	bob.expect(is{"type": "tagmsg", "nick": "alice[m]", "tags|+draft/unreact": "👀", "tags|+draft/reply": msgid})
 	g.alice.call("redactEvent", g.room, text, "a mistake")
 	bob.expect(is{"type": "REDACT", "nick": "alice[m]"})
 }
@@ -236,10 +266,7 @@ func lateJoiner(t *testing.T, g *gateway, _ *peer) {
 }
 
 // afterRestart: nothing is forgotten when the server stops, and both sides go on.
-func afterRestart(t *testing.T, g *gateway, bob *peer) {
-	g.stop(syscall.SIGTERM)
-	bob.expect(is{"type": "ERROR"}) // it was told
-	g.stop = g.start()
+func afterRestart(t *testing.T, g *gateway, _ *peer) {
 	again := g.member("bob")
 	hasAll(t, history(again), "bob: a reply", "alice[m]: a reply", "carol: it is carol")
 	g.alice.call("sendText", g.room, "after the restart")

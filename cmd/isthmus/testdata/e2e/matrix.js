@@ -21,6 +21,7 @@ LogService.setLogger(new (class {
 const print = (e) => process.stdout.write(JSON.stringify(e) + '\n');
 const client = new MatrixClient(process.argv[2], process.argv[3], new MemoryStorageProvider());
 client.on('room.event', (room, e) => print({ ...e, room, kind: e.type, type: 'event' }));
+client.on('room.invite', (room, e) => print({ type: 'invite', room, sender: e.sender }));
 // A method may be one of a part: "unstableApis.addReactionToEvent".
 const call = (name, args) => {
     const steps = name.split('.');
