@@ -173,7 +173,7 @@ func (c *Config) checkMatrix(k *checker) {
 		k.httpURL(key+".listen_url", m.ListenURL)
 		k.is(nameForm.MatchString(m.Bot), key+".bot", "%q is not a Matrix localpart", m.Bot)
 		k.is(nameForm.MatchString(m.AliasPrefix), key+".alias_prefix", "%q is not the beginning of an alias", m.AliasPrefix)
-		k.is(m.MaxEvents >= 1 && m.MaxEvents <= 4096, key+".max_events", "must be 1 to 4096")
+		k.is(m.MaxEvents >= 1 && m.MaxEvents <= 2000, key+".max_events", "must be 1 to 2000: each may need a join before it, and 4096 share a commit at most")
 		k.is(m.JoinsPerSecond >= 1, key+".joins_per_second", "must be at least 1")
 		k.is(nameForm.MatchString(m.GhostPrefix), key+".ghost_prefix", "%q is not the beginning of a Matrix localpart", m.GhostPrefix)
 		k.is(m.MaxBody >= 1<<20, key+".max_body", "must be at least 1MiB: a transaction may hold that much")

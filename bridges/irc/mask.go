@@ -11,6 +11,17 @@ const (
 	foldRFC1459                // and []\^ are the upper case of {}|~
 )
 
+func casemapOf(name string) casemap {
+	if name == "rfc1459" {
+		return foldRFC1459
+	}
+	return foldASCII
+}
+
+// Fold returns the form under which the names of channels and nicks are compared,
+// by a Config's CaseMapping (RFC 2812 §2.2 for "rfc1459").
+func Fold(caseMapping, name string) string { return casemapOf(caseMapping).fold(name) }
+
 func (m casemap) String() string {
 	if m == foldRFC1459 {
 		return "rfc1459"

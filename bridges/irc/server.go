@@ -114,11 +114,7 @@ func New(cfg Config, log *slog.Logger) *Server {
 		cfg.Secret = make([]byte, 32)
 		rand.Read(cfg.Secret)
 	}
-	fold := foldASCII
-	if cfg.CaseMapping == "rfc1459" {
-		fold = foldRFC1459
-	}
-	srv := &Server{cfg: cfg, log: log, world: newWorld(fold), started: time.Now(), flush: newFlusher(),
+	srv := &Server{cfg: cfg, log: log, world: newWorld(casemapOf(cfg.CaseMapping)), started: time.Now(), flush: newFlusher(),
 		cloak: cloaker{key: cfg.Secret, network: strings.ToLower(nickFrom(cfg.Network, 20))}}
 	srv.live.Store(&srv.cfg)
 	srv.transport = newTransport(cfg.Access, log, srv.serve)

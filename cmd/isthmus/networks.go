@@ -174,20 +174,9 @@ func (n *networks) reload(cfg *configs.Config) error {
 	return n.irc.Reload(ic)
 }
 
-// channelFold returns how the names of channels compare (RFC 2812 §2.2).
+// channelFold returns how the names of channels compare.
 func channelFold(cfg *configs.Config) func(string) string {
-	const upper, lower = `[]\^`, `{}|~`
-	return func(name string) string {
-		return strings.Map(func(r rune) rune {
-			if r >= 'A' && r <= 'Z' {
-				return r + 'a' - 'A'
-			}
-			if i := strings.IndexRune(upper, r); i >= 0 && cfg.IRC.CaseMapping == "rfc1459" {
-				return rune(lower[i])
-			}
-			return r
-		}, name)
-	}
+	return func(name string) string { return irc.Fold(cfg.IRC.CaseMapping, name) }
 }
 
 // capsOf says what each network that can be linked carries.
