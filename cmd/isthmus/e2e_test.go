@@ -98,6 +98,7 @@ func conversation(t *testing.T, g *gateway) {
 	step("late joiner", lateJoiner)
 	g.stop(syscall.SIGTERM)
 	bob.expect(is{"type": "ERROR"}) // it was told
+	g.alice.call("sendText", g.room, "while the gateway is down")
 	g.stop = g.start()
 	step("restart", afterRestart)
 	step("a room that is made for a channel", madeRoom)
@@ -268,7 +269,13 @@ func lateJoiner(t *testing.T, g *gateway, _ *peer) {
 // afterRestart: nothing is forgotten when the server stops, and both sides go on.
 func afterRestart(t *testing.T, g *gateway, _ *peer) {
 	again := g.member("bob")
-	hasAll(t, history(again), "bob: a reply", "alice[m]: a reply", "carol: it is carol")
+	want := []string{"bob: a reply", "alice[m]: a reply", "carol: it is carol", "alice[m]: while the gateway is down"}
+	waitFor(t, "history", func() string { return strings.Join(history(again), "\n") }, want[len(want)-1]) // the homeserver tries again in seconds
+	got := history(again)
+	hasAll(t, got, want...)
+	if all := slices.Sorted(slices.Values(got)); len(slices.Compact(all)) != len(got) {
+		t.Errorf("something is there twice:\n%s", strings.Join(got, "\n"))
+	}
 	g.alice.call("sendText", g.room, "after the restart")
 	again.expect(is{"type": "privmsg", "nick": "alice[m]", "message": "after the restart"})
 	again.do(map[string]any{"say": []string{"#hello", "yes, after"}})
