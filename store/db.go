@@ -54,6 +54,8 @@ type engine interface {
 	bound(ctx context.Context, writer bool) (context.Context, context.CancelFunc)
 	// code judges an error of the driver.
 	code(err error) core.Code
+	// migrated is called once, when the schema is up to date.
+	migrated()
 	// committed is told of every commit on the writer's connection.
 	committed(c *sql.Conn)
 	backup(ctx context.Context, file string) error
@@ -121,6 +123,7 @@ func open(ctx context.Context, o Options) (*DB, []string, error) {
 	db.writer, err = db.session(ctx, true)
 	if err == nil {
 		applied, err = migrate(ctx, db.writer)
+		db.eng.migrated()
 	}
 	if err == nil {
 		db.schema, err = newestMigration()

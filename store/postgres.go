@@ -139,6 +139,8 @@ func (e *postgresEngine) code(err error) core.Code {
 	return core.Internal
 }
 
+func (e *postgresEngine) migrated() {}
+
 func (e *postgresEngine) committed(*sql.Conn) {}
 
 func (e *postgresEngine) backup(context.Context, string) error {

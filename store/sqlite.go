@@ -167,12 +167,13 @@ func (e *sqliteEngine) connect(ctx context.Context, writer bool) (*sql.Conn, err
 // 0.16 ms for two pages, interleaved in one run on ext4; fallocate alone wins
 // nothing, as its blocks are still marked unwritten. SQLite stops reading the log
 // at the first frame whose checksum does not fit, so zeros mean nothing to it.
-// Only the writer calls this, before its first commit. It is about speed, so
+// It is done when the writer has opened, and for a new database once its
+// migration has made the log, before anybody else writes. It is about speed, so
 // failing is only worth a line in the log.
 func (e *sqliteEngine) fillLog() {
 	f, err := os.OpenFile(e.path+"-wal", os.O_RDWR, 0)
 	if errors.Is(err, os.ErrNotExist) {
-		return // no write yet; the next start has it
+		return // a new database has none before its migration
 	}
 	if err == nil {
 		defer f.Close()
@@ -226,6 +227,8 @@ func (e *sqliteEngine) committed(c *sql.Conn) {
 		}
 	}
 }
+
+func (e *sqliteEngine) migrated() { e.fillLog() }
 
 // checkpoints carries the write-ahead log into the database file, on a
 // connection of its own, so that no commit pays for it. A first pass runs beside
