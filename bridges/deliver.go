@@ -13,8 +13,9 @@ import (
 
 // Bounds of delivery.
 const (
-	readAhead    = 64  // events a worker reads at once
-	lazySkips    = 256 // skipped events after which a cursor is stored anyway
+	readAhead    = 64              // events a worker reads at once
+	lazySkips    = 256             // skipped events after which a cursor is stored anyway
+	lazyTime     = 2 * time.Second // quiet after which it is, so that nobody takes what was skipped for what waits
 	firstBackoff = 200 * time.Millisecond
 	lastBackoff  = time.Minute
 	leaseTime    = 10 * time.Minute // how long another homeserver waits before it takes over a link
@@ -234,12 +235,35 @@ func (w *laneWorker) follow(ctx context.Context) error {
 		if len(events) > 0 {
 			continue
 		}
-		select {
-		case <-w.wake:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := w.idle(ctx); err != nil {
+			return err
 		}
 	}
+}
+
+// idle waits for the next event. Meanwhile it stores a cursor that only skipped.
+func (w *laneWorker) idle(ctx context.Context) error {
+	var quiet <-chan time.Time
+	if w.cursor.Seq > w.stored {
+		quiet = time.After(lazyTime)
+	}
+	select {
+	case <-w.wake:
+		return nil
+	case <-quiet:
+		return w.store(ctx, core.Settle{Cursor: w.cursor})
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// store settles in, which the end of ctx does not interrupt.
+func (w *laneWorker) store(ctx context.Context, in core.Settle) error {
+	if _, err := w.rt.Do(context.WithoutCancel(ctx), in); err != nil {
+		return err
+	}
+	w.cursor, w.stored = in.Cursor, in.Cursor.Seq
+	return nil
 }
 
 // settle delivers ev, or finds out that it is not for this lane, and moves the
@@ -276,11 +300,7 @@ func (w *laneWorker) settle(ctx context.Context, ev *core.Event) error {
 		return nil
 	}
 	in.Cursor = next
-	if _, err := w.rt.Do(context.WithoutCancel(ctx), in); err != nil {
-		return err
-	}
-	w.cursor, w.stored = next, next.Seq
-	return nil
+	return w.store(ctx, in)
 }
 
 // account writes what a delivery came to into the book.

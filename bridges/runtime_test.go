@@ -331,6 +331,16 @@ func TestNothingGoesBackWhereItCameFrom(t *testing.T) {
 	if len(x.got()) != 1 {
 		t.Fatalf("x got its own back: %d", len(x.got()))
 	}
+	e.Origin = core.Origin{Network: "x:1", ID: "2"}
+	skipped := r.do(e).Event.Seq
+	eventually(t, "nothing waits for x once it is quiet", func() bool {
+		var c core.Cursor
+		err := r.View(context.Background(), func(rd core.Reader) (err error) {
+			c, err = rd.Cursor("px", core.LaneMessage)
+			return err
+		})
+		return err == nil && c.Seq == skipped && c.Skipped == 3
+	})
 }
 
 func TestDroppedLinkStopsAndPausedLinkWaits(t *testing.T) {
