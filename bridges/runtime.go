@@ -241,7 +241,7 @@ func (r *Runtime) commit(subs []*submission) {
 	if err == nil {
 		return
 	}
-	if len(subs) == 1 {
+	if len(subs) == 1 || core.ReasonOf(err) == core.OutcomeUnknown { // a second try could double them
 		r.fail(err, subs...)
 		return
 	}
@@ -288,7 +288,7 @@ func (r *Runtime) transact(subs []*submission) error {
 	if err != nil {
 		r.engine = r.cfg.Engine()
 		r.metrics.failed.Inc()
-		return core.Errorf(core.Unavailable, "not stored: %w", err)
+		return &core.Error{Code: core.Unavailable, Reason: core.ReasonOf(err), Text: "not stored: " + core.TextOf(err), Err: err}
 	}
 	r.metrics.commit(r.cfg.Now().Sub(began), subs)
 	r.out <- g

@@ -81,7 +81,10 @@ const (
 	NeedAccount   Reason = "need account"
 	NotOperator   Reason = "not operator" // the sender's role is too low
 	ListFull      Reason = "list full"
-	IsGroup       Reason = "is group" // end-to-end encrypted: not for networks that cannot carry it
+	// OutcomeUnknown: the store went away in the middle of a commit. It may have
+	// taken effect: whoever tries again by itself could do it twice.
+	OutcomeUnknown Reason = "outcome unknown"
+	IsGroup        Reason = "is group" // end-to-end encrypted: not for networks that cannot carry it
 )
 
 // Refuse returns an *Error with its reason.

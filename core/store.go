@@ -10,7 +10,8 @@ import (
 // process holds is Unavailable.
 type Store interface {
 	// Update runs f in one transaction: committed, and on disk, when Update
-	// returns nil; without any effect otherwise. Updates do not overlap.
+	// returns nil; without any effect otherwise, unless the reason of the error is
+	// OutcomeUnknown. Updates do not overlap.
 	Update(ctx context.Context, f func(Tx) error) error
 	// View runs f on one consistent snapshot. Views overlap with everything.
 	View(ctx context.Context, f func(Reader) error) error

@@ -8,6 +8,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -56,6 +57,9 @@ type engine interface {
 	code(err error) core.Code
 	// migrated is called once, when the schema is up to date.
 	migrated()
+	// unknown reports whether a COMMIT that failed with err may have taken effect
+	// all the same, because its answer was lost.
+	unknown(err error) bool
 	// committed is told of every commit on the writer's connection.
 	committed(c *sql.Conn)
 	backup(ctx context.Context, file string) error
@@ -241,7 +245,12 @@ func (db *DB) Update(ctx context.Context, f func(core.Tx) error) error {
 		return err
 	}
 	if _, err := s.exec("COMMIT"); err != nil {
-		return err
+		committed = true // or not: abandon is done here
+		db.abandon(t)
+		if t.proof.seq == 0 || !db.eng.unknown(err) {
+			return err
+		}
+		return db.landed(t, err)
 	}
 	committed = true
 	db.remember(t)
@@ -265,6 +274,40 @@ func (db *DB) remember(t *tx) {
 	for uri, k := range t.created {
 		db.keys[uri] = k
 	}
+}
+
+// How long a COMMIT whose answer was lost is asked after, and how often.
+const (
+	landedTime  = 10 * time.Second
+	landedPause = 100 * time.Millisecond
+)
+
+// landed finds out whether a COMMIT that failed with cause took effect: then it
+// returns nil. Nobody else writes meanwhile, so the last event that t appended
+// tells. If the database stays away, the reason of the error is OutcomeUnknown.
+func (db *DB) landed(t *tx, cause error) error {
+	for end := time.Now().Add(landedTime); time.Now().Before(end); time.Sleep(landedPause) {
+		ctx, cancel := db.eng.bound(context.Background(), true)
+		s, err := db.begin(ctx, nil, true)
+		if err != nil {
+			cancel()
+			continue
+		}
+		var record []byte
+		err = s.row(`SELECT record FROM events WHERE room = $1 AND seq = $2`, []any{t.proof.room, int64(t.proof.seq)}, &record)
+		_, rerr := s.exec("ROLLBACK")
+		cancel()
+		if rerr != nil || err != nil && core.CodeOf(err) != core.NotFound {
+			s.drop()
+			continue
+		}
+		db.writer = s
+		if err == nil && bytes.Equal(record, t.proof.record) {
+			return nil
+		}
+		return cause
+	}
+	return &core.Error{Code: core.Unavailable, Reason: core.OutcomeUnknown, Text: "the database went away in the middle of a commit", Err: cause}
 }
 
 // abandon rolls back. What the transaction learned goes with it; a connection

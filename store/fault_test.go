@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -552,4 +554,102 @@ func TestStatements(t *testing.T) {
 	if want := map[string]string{"sqlite": "A B C|E", "postgres": "A  C D|E"}; !maps.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
+}
+
+// A lossy wire stands between the store and PostgreSQL. Armed, it cuts the
+// connection around what is sent next: before the server has it, or after the
+// server has answered.
+type lossyWire struct {
+	t      *testing.T
+	l      net.Listener
+	server string
+	armed  atomic.Int32 // 0 no, 1 cut before, 2 cut after
+}
+
+func (w *lossyWire) run() {
+	for {
+		c, err := w.l.Accept()
+		if err != nil {
+			return
+		}
+		s, err := net.Dial("tcp", w.server)
+		if err != nil {
+			c.Close()
+			continue
+		}
+		var cut atomic.Bool
+		go func() {
+			defer c.Close()
+			buf := make([]byte, 64<<10)
+			for {
+				n, err := s.Read(buf)
+				if err != nil || cut.Load() {
+					return
+				}
+				c.Write(buf[:n])
+			}
+		}()
+		go func() {
+			defer s.Close()
+			buf := make([]byte, 64<<10)
+			for {
+				n, err := c.Read(buf)
+				if err != nil {
+					return
+				}
+				switch w.armed.Swap(0) {
+				case 1:
+					c.Close()
+					return
+				case 2:
+					cut.Store(true)
+				}
+				s.Write(buf[:n])
+			}
+		}()
+	}
+}
+
+// TestCommitOutcome loses the question or the answer of a COMMIT: Update says
+// what really happened, because whoever hears of a failure says it once more.
+func TestCommitOutcome(t *testing.T) {
+	s, err := postgres()
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := url.Parse(s.database(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &lossyWire{t: t, server: u.Host}
+	if w.l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	defer w.l.Close()
+	go w.run()
+	u.Host = w.l.Addr().String()
+	b := &bed{t: t, url: u.String()}
+	b.open()
+	room := b.room("log")
+	b.log(room, 1, 3)
+	head := func(r core.Reader) (uint64, error) { s, _, err := r.Head(room); return s, err }
+	say := func(seq uint64, how int32) error {
+		return b.Update(context.Background(), func(tx core.Tx) error {
+			err := tx.Append(message(t, room, seq, fmt.Sprint("$", seq, how)))
+			w.armed.Store(how)
+			return err
+		})
+	}
+	if err := say(4, 2); err != nil {
+		t.Errorf("committed, and told otherwise: %v", err)
+	}
+	see(b, 4, head)
+	err = say(5, 1)
+	refused(t, core.Unavailable, err)
+	if core.ReasonOf(err) == core.OutcomeUnknown {
+		t.Error("the database is back: it can say what happened")
+	}
+	see(b, 4, head)
+	b.log(room, 5, 6)
+	see(b, 6, head)
 }

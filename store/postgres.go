@@ -141,6 +141,13 @@ func (e *postgresEngine) code(err error) core.Code {
 
 func (e *postgresEngine) migrated() {}
 
+// unknown: the server has the last word, if it could say it. 57 is the class of
+// a server that is being stopped.
+func (e *postgresEngine) unknown(err error) bool {
+	pe, ok := errors.AsType[*pgconn.PgError](err)
+	return !ok || strings.HasPrefix(pe.Code, "57")
+}
+
 func (e *postgresEngine) committed(*sql.Conn) {}
 
 func (e *postgresEngine) backup(context.Context, string) error {

@@ -210,6 +210,9 @@ func (e *sqliteEngine) code(err error) core.Code {
 	return core.Internal
 }
 
+// unknown: what SQLite did not commit, this process will not see.
+func (e *sqliteEngine) unknown(error) bool { return false }
+
 // committed counts the pages that the writer wrote, and wakes the checkpointer.
 func (e *sqliteEngine) committed(c *sql.Conn) {
 	c.Raw(func(dc any) error {

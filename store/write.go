@@ -13,6 +13,15 @@ type tx struct {
 	created map[core.RoomID]int64 // rooms made here, unknown to others until the commit
 	heads   map[int64]head        // of rooms looked at or written to here
 	buf     []byte                // for records
+	proof   proof                 // the event appended last
+}
+
+// A proof is a row that is in the database if and only if its transaction
+// committed.
+type proof struct {
+	room   int64
+	seq    uint64
+	record []byte // tx.buf
 }
 
 var _ core.Tx = (*tx)(nil)
@@ -139,6 +148,7 @@ func (t *tx) Append(e core.Event) error {
 		return err
 	}
 	t.heads[k] = head{e.Seq, accepted}
+	t.proof = proof{k, e.Seq, t.buf}
 	return nil
 }
 
@@ -147,8 +157,11 @@ func (t *tx) Replace(e core.Event) error {
 	if err != nil {
 		return err
 	}
-	t.buf = core.AppendRecord(t.buf[:0], &e)
-	n, err := t.s.exec(`UPDATE events SET record = $3 WHERE room = $1 AND seq = $2`, k, signed(e.Seq), t.buf)
+	record := core.AppendRecord(nil, &e)
+	if t.proof.room == k && t.proof.seq == e.Seq {
+		t.proof.record = record
+	}
+	n, err := t.s.exec(`UPDATE events SET record = $3 WHERE room = $1 AND seq = $2`, k, signed(e.Seq), record)
 	if err == nil && n == 0 {
 		err = errNoRow
 	}
