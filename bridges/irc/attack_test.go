@@ -3,8 +3,10 @@ package irc
 import (
 	"fmt"
 	"net"
+	"os/signal"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -187,3 +189,66 @@ func TestSecretChannelTellsOutsidersNothing(t *testing.T) {
 }
 
 var batchRefs = regexp.MustCompile(`BATCH [+-][0-9a-z]+`)
+
+// What only the server may say about a line is not taken from a client.
+func TestForgedTags(t *testing.T) {
+	h := openHouse(t, nil)
+	a := h.user("alice", everyCap...)
+	m, old := h.user("mallory", everyCap...), h.user("plain")
+	for _, c := range []*client{a, m, old} {
+		c.join("#c")
+	}
+	a.sync()
+	old.sync()
+	m.send("@msgid=forged;time=2001-01-01T00:00:00.000Z;account=alice;bot;batch=1;draft/relaymsg=alice;chat.isthmus.origin=irc;+typing=done PRIVMSG #c :tags")
+	got := a.until(" PRIVMSG #c :tags")
+	for _, bad := range []string{"forged", "2001-", "account=", "bot", "batch=", "relaymsg", "origin"} {
+		if tags, _, _ := strings.Cut(got, " "); strings.Contains(tags, bad) {
+			t.Errorf("%s was passed on: %q", bad, got)
+		}
+	}
+	if got := old.until(" PRIVMSG #c :tags"); !strings.HasPrefix(got, ":mallory!") {
+		t.Errorf("a client without tags got %q", got)
+	}
+	m.send(":alice!a@h PRIVMSG #c :prefix")
+	if got := a.until("PRIVMSG #c :prefix"); !strings.Contains(got, " :mallory!") {
+		t.Errorf("a forged source: %q", got)
+	}
+}
+
+// With the disk full, whoever says something is told so and may say it again;
+// who only reads goes on, and nobody sees what was not stored.
+func TestDiskFull(t *testing.T) {
+	h := openHouse(t, nil)
+	a, b := h.user("alice", "standard-replies", "labeled-response", "batch", "echo-message"), h.user("bob")
+	a.join("#c")
+	b.join("#c")
+	a.sync()
+	var was syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &was); err != nil {
+		t.Fatal(err)
+	}
+	signal.Ignore(syscall.SIGXFSZ) // the write fails instead, as on a full disk
+	defer signal.Reset(syscall.SIGXFSZ)
+	full := was
+	full.Cur = 4096
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &full); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Setrlimit(syscall.RLIMIT_FSIZE, &was)
+	for range 3 {
+		a.send("@label=full PRIVMSG #c :lost")
+		a.expect("@label=full :irc.example FAIL PRIVMSG TEMPORARILY_UNAVAILABLE #c :not stored: the database is not available now")
+	}
+	b.send("NAMES #c", "PRIVMSG #c :lost too")
+	b.until(" 366 ")
+	b.until("NOTICE bob :FAIL PRIVMSG TEMPORARILY_UNAVAILABLE")
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &was); err != nil {
+		t.Fatal(err)
+	}
+	a.send("PRIVMSG #c :kept")
+	a.until("PRIVMSG #c :kept")
+	if got := b.line(); !strings.HasSuffix(got, "PRIVMSG #c :kept") {
+		t.Errorf("bob saw %q", got)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"net"
 	"net/http"
 	"regexp"
 	"strings"
@@ -276,5 +277,25 @@ func TestUnreachableSaysNoNames(t *testing.T) {
 	}
 	if errors.Unwrap(err) == nil {
 		t.Error("the cause is lost")
+	}
+}
+
+// A homeserver that takes connections and says nothing, as after its machine
+// went away, holds a delivery for the time of one request.
+func TestHomeserverHalfOpen(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cfg := testBridge().cfg
+	cfg.URL, cfg.RequestTimeout = "http://"+l.Addr().String(), 200*time.Millisecond
+	began := time.Now()
+	_, err = New(cfg, nil, nil).client.send(t.Context(), "", "!r:hs.test", "m.room.message", "t", []byte("{}"))
+	if core.CodeOf(err) != core.Unavailable || !core.Temporary(err) {
+		t.Errorf("half-open: %v", err)
+	}
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("took %v", took)
 	}
 }
