@@ -55,9 +55,6 @@ type Config struct {
 	CreateRooms bool
 	// Fold maps a channel name to the one its room ID is made of; nil = ASCII.
 	Fold func(string) string
-	// MediaURL turns an mxc URL into one that anybody can open, or "" if there
-	// is none.
-	MediaURL func(mxc string) string
 
 	MaxBody        int64         // octets of one transaction; default 16 MiB
 	MaxEvents      int           // events that share one commit; default 1000

@@ -246,12 +246,6 @@ func (n *names) Handle(user core.UserURI) (string, bool) {
 
 func (n *names) User(handle string) (core.UserURI, bool) { return n.b.userURI(handle) }
 
-func (n *names) MediaURL(u string) (string, bool) {
-	if n.b.cfg.MediaURL == nil || !strings.HasPrefix(u, "mxc://") {
-		return "", false
-	}
-	u = n.b.cfg.MediaURL(u)
-	return u, u != ""
-}
-
+// Nothing here serves media or texts to those outside of Matrix.
+func (n *names) MediaURL(string) (string, bool)       { return "", false }
 func (n *names) FullText(core.EventID) (string, bool) { return "", false }
