@@ -151,10 +151,10 @@ func TestRegistration(t *testing.T) {
 	if matches(r.Namespaces.RoomAliases, "#_isthmus_lobby:hs.test") != 1 {
 		t.Error("our alias is not in the namespace")
 	}
-	for _, break_ := range []func(*Config){func(c *Config) { c.URL = "ftp://x" }, func(c *Config) { c.ASToken = "short" },
+	for _, spoil := range []func(*Config){func(c *Config) { c.URL = "ftp://x" }, func(c *Config) { c.ASToken = "short" },
 		func(c *Config) { c.HSToken = c.ASToken }, func(c *Config) { c.Server = "" }, func(c *Config) { c.ListenURL = "" }} {
 		c := testBridge().cfg
-		break_(&c)
+		spoil(&c)
 		if _, err := Registration(c); core.CodeOf(err) != core.Invalid || err == nil {
 			t.Errorf("a broken config gave %v", err)
 		}
