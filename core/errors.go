@@ -3,6 +3,8 @@ package core
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -98,10 +100,20 @@ func ReasonOf(err error) Reason {
 	return ""
 }
 
-// Errorf returns an *Error. A %w in format keeps the cause.
+// Errorf returns an *Error. A %w in format keeps the cause; of a cause that is
+// an *Error the text shows what may be shown, and not what caused it in turn.
 func Errorf(c Code, format string, args ...any) error {
-	err := fmt.Errorf(format, args...)
-	return &Error{Code: c, Text: err.Error(), Err: errors.Unwrap(err)}
+	e := &Error{Code: c, Err: errors.Unwrap(fmt.Errorf(format, args...))}
+	shown := slices.Clone(args)
+	for i, a := range shown {
+		if err, ok := a.(error); ok {
+			if inner, ok := errors.AsType[*Error](err); ok {
+				shown[i] = inner.Text
+			}
+		}
+	}
+	e.Text = fmt.Sprintf(strings.ReplaceAll(format, "%w", "%v"), shown...)
+	return e
 }
 
 // CodeOf returns the code of the first *Error that err wraps, else Internal.

@@ -111,3 +111,16 @@ func TestPolicyAndRoles(t *testing.T) {
 		}
 	}
 }
+
+// What a person is told names no file and no host of ours, however often the
+// error was wrapped.
+func TestErrorTextHidesTheCause(t *testing.T) {
+	inner := &Error{Code: Unavailable, Text: "the database is not available now", Err: errors.New("open /srv/secret.db")}
+	err := Errorf(Unavailable, "metadata: %w", fmt.Errorf("read: %w", Errorf(Internal, "key %q: %w", "k", inner)))
+	if got := TextOf(err); got != `metadata: key "k": the database is not available now` {
+		t.Errorf("shown: %q", got)
+	}
+	if !strings.Contains(err.Error(), "secret.db") || !errors.Is(err, inner) {
+		t.Errorf("the log lost the cause: %v", err)
+	}
+}
