@@ -46,6 +46,16 @@ func (r *registry) take(a netip.Addr, now time.Time, burst int, interval time.Du
 	return 0
 }
 
+// giveBack takes back one that was not made after all.
+func (r *registry) giveBack(a netip.Addr, now time.Time, interval time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	block := addressBlock(a)
+	if paid, ok := r.paid.get(block, now); ok {
+		r.paid.put(block, paid-int64(interval), time.Unix(0, paid), now)
+	}
+}
+
 func init() {
 	offer(
 		capability{bit: capSASL, name: "sasl", info: func(s *session) string { return saslMechanisms(s.info) }},

@@ -145,6 +145,11 @@ func (s *session) mayFound() error {
 	return nil
 }
 
+// foundNothing takes back what mayFound counted.
+func (s *session) foundNothing() {
+	s.srv.founders.giveBack(s.info.addr, time.Now(), foundInterval)
+}
+
 // create makes the room of a channel that nobody has joined before.
 func (s *session) create(name string, room core.RoomID, p core.Profile) bool {
 	var kind core.Kind
@@ -175,6 +180,9 @@ func (s *session) create(name string, room core.RoomID, p core.Profile) bool {
 			Policy: core.Policy{TopicLock: true}},
 		Members: []core.Member{{User: s.user.uri, Via: core.NetworkIRC, Role: core.RoleOwner, Profile: p}},
 	})
+	if err != nil {
+		s.foundNothing() // another was faster, or the store is away
+	}
 	if err != nil && core.CodeOf(err) != core.Conflict {
 		s.refuse("JOIN", name, err)
 		return false

@@ -219,6 +219,9 @@ func (srv *Server) createDirect(s *session, u *user, room core.RoomID) error {
 	}
 	r := core.Room{ID: room, Kind: core.Channel, ContentType: core.ContentMIMI, Direct: true, Founder: s.user.uri}
 	_, err := srv.gw.Do(s.ctx, core.CreateRoom{Room: r, Members: members})
+	if err != nil {
+		s.foundNothing()
+	}
 	if err != nil && core.CodeOf(err) != core.Conflict {
 		return err
 	}
