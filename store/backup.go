@@ -19,7 +19,8 @@ func (e *sqliteEngine) backup(ctx context.Context, file string) error {
 		return core.Errorf(core.Conflict, "the backup file exists already")
 	}
 	part := file + ".partial"
-	f, err := os.OpenFile(part, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	os.Remove(part) // of a backup that broke off; a link that somebody laid there is not followed
+	f, err := os.OpenFile(part, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return unavailable("the backup file cannot be made", err)
 	}

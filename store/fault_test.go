@@ -653,3 +653,29 @@ func TestCommitOutcome(t *testing.T) {
 	b.log(room, 5, 6)
 	see(b, 6, head)
 }
+
+// A backup into a directory that others may write to follows no link they laid.
+func TestBackupFollowsNoLink(t *testing.T) {
+	dir := t.TempDir()
+	db, err := Open(context.Background(), Options{URL: "sqlite:" + filepath.Join(dir, "a.db"), Homeserver: home})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	victim, file := filepath.Join(dir, "victim"), filepath.Join(dir, "backup.db")
+	if err := os.WriteFile(victim, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(victim, file+".partial"); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Backup(context.Background(), file); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(victim); err != nil || string(b) != "precious" {
+		t.Errorf("the link was followed: %q %v", b, err)
+	}
+	if err := Check(context.Background(), file); err != nil {
+		t.Error(err)
+	}
+}
