@@ -252,3 +252,32 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("bob saw %q", got)
 	}
 }
+
+// What was taken back is not quoted to those who came later.
+func TestDeletedIsNotQuoted(t *testing.T) {
+	h := openHouse(t, nil)
+	a := h.user("alice", everyCap...)
+	a.join("#c")
+	a.sync()
+	a.send("PRIVMSG #c :regretted")
+	id := tagOf(a.until("PRIVMSG #c :regretted"), "msgid")
+	a.send("REDACT #c " + id)
+	a.until(" REDACT #c " + id)
+	b := h.user("bob")
+	b.join("#c")
+	b.sync()
+	a.send("@+draft/react=x;+draft/reply="+id+" TAGMSG #c", "@+draft/reply="+id+" PRIVMSG #c :on second thought")
+	a.until("on second thought")
+	for _, l := range b.sync() {
+		if strings.Contains(l, "regretted") {
+			t.Errorf("quoted: %q", l)
+		}
+	}
+	h.srv.world.mu.RLock()
+	defer h.srv.world.mu.RUnlock()
+	for _, e := range h.srv.recent.by {
+		if s, _ := e.Signed(); strings.Contains(string(s.Content), "regretted") {
+			t.Error("its text is still in memory, for quotations")
+		}
+	}
+}

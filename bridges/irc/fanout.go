@@ -371,6 +371,9 @@ func (srv *Server) fanMessages(ch *channel, es []core.Event) {
 			mask |= messageCaps(&m)
 		}
 		srv.recent.add(&es[i])
+		if c := es[i].Control; c != nil { // a deletion: nobody quotes what is gone
+			delete(srv.recent.by, c.Event)
+		}
 	}
 	if len(ms) == 0 {
 		return
