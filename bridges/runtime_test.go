@@ -466,10 +466,10 @@ func TestRemadeLinkStartsAtThePresent(t *testing.T) {
 	r.store.hold = nil
 	r.store.mu.Unlock()
 	wg.Wait()
+	time.Sleep(100 * time.Millisecond) // until the old worker is ended: it may deliver what it has in hand
 	b.mu.Lock()
 	away = false
 	b.mu.Unlock()
-	time.Sleep(50 * time.Millisecond)
 	fresh := r.do(say("after")).Event.ID
 	eventually(t, "what came after", func() bool { return slices.Contains(b.got(), fresh) })
 	if slices.Contains(b.got(), old) {
