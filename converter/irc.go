@@ -27,6 +27,11 @@ const (
 	// MaxIRCLines bounds what one message becomes in any case: Ergo's and our
 	// draft/multiline limits are below it.
 	MaxIRCLines = 100
+
+	// maxIRCOctets and maxPlainOctets bound the same in octets: what one
+	// draft/multiline batch of ours may hold, and for plain clients twenty lines.
+	maxIRCOctets   = 16 << 10
+	maxPlainOctets = 8 << 10
 	// recentReply is how long a reply's target needs no quote in plain text
 	// (matrix-appservice-irc has used five minutes for years).
 	recentReply = 5 * time.Minute

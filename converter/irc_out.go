@@ -281,6 +281,11 @@ func shortDiff(old, now string) string {
 // bounded cuts what is more than a plain client is sent for one message, and
 // what is more than any client is.
 func (x IRC) bounded(o IRCOut, e *core.Event, names Names, loss []core.Loss) (IRCOut, []core.Loss, error) {
+	plain, cutPlain := atMostOctets(o.Plain, maxPlainOctets)
+	lines, cutLines := atMostOctets(o.Lines, maxIRCOctets)
+	if o.Plain, o.Lines = plain, lines; cutPlain || cutLines {
+		loss = append(loss, lossOf(LossLength, "a long message was cut on IRC"))
+	}
 	if len(o.Lines) > MaxIRCLines {
 		rest := len(o.Lines) - MaxIRCLines + 1
 		o.Lines = append(o.Lines[:MaxIRCLines-1:MaxIRCLines-1], moreLines(rest, "not shown here"))
@@ -302,6 +307,19 @@ func (x IRC) bounded(o IRCOut, e *core.Event, names Names, loss []core.Loss) (IR
 		loss = append(loss, lossOf(LossLength, "a long message was cut for plain IRC clients"))
 	}
 	return o, loss, nil
+}
+
+// atMostOctets cuts lines where they come to more than max octets together: one
+// line of a Matrix message can be as long as a hundred of IRC, and tabs and
+// quotes make it longer still.
+func atMostOctets(lines []string, max int) (kept []string, cut bool) {
+	for i, l := range lines {
+		if len(l) > max {
+			return append(lines[:i:i], cutOctets(l, max)+" … the rest is not shown here"), true
+		}
+		max -= len(l)
+	}
+	return lines, false
 }
 
 func moreLines(n int, where string) string {

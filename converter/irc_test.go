@@ -1,6 +1,7 @@
 package converter
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -354,4 +355,35 @@ func FuzzIRCInbound(f *testing.F) {
 			toMatrix(t, ev, n)
 		}
 	})
+}
+
+// One line of a Matrix message can be as long as all its lines together may be.
+func TestIRCOneLongLineIsBounded(t *testing.T) {
+	body, err := json.Marshal(map[string]string{"msgtype": "m.text", "body": strings.Repeat("é x\t", 6000)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := newRoom()
+	out, loss, err := IRC{}.Outbound(n.matrix(t, matrixSays("m.room.message", string(body)), "$e"), n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		lines []string
+		max   int
+	}{{out.Lines, maxIRCOctets}, {out.Plain, maxPlainOctets}} {
+		total := 0
+		for _, l := range c.lines {
+			total += len(l)
+			if !utf8.ValidString(l) {
+				t.Error("cut inside a character")
+			}
+		}
+		if total > c.max+64 || total < c.max/2 || !strings.HasSuffix(c.lines[len(c.lines)-1], "not shown here") {
+			t.Errorf("%d octets in %d lines, the last ends %q", total, len(c.lines), c.lines[len(c.lines)-1][len(c.lines[len(c.lines)-1])-40:])
+		}
+	}
+	if len(loss) == 0 || loss[0].Kind != LossLength {
+		t.Errorf("the sender is not told: %v", loss)
+	}
 }
