@@ -154,7 +154,7 @@ func (d *decision) mayJoin(m *Member) error {
 		return Refuse(Denied, Banned, "you are banned from that room")
 	case d.r.Direct && d.r.members[m.User] == nil:
 		return Refuse(Denied, InviteOnly, "that conversation is between two people")
-	case p.InviteOnly && !hit('I'):
+	case !p.Can(m.Role, CanOpenJoin) && !hit('I'):
 		return Refuse(Denied, InviteOnly, "that room is by invitation only")
 	case p.Registered && m.Profile.Account == "":
 		return Refuse(Denied, NeedAccount, "that room is for users with an account")

@@ -69,7 +69,6 @@ type Policy struct {
 	TopicLock  bool   `cbor:"3,keyasint,omitempty"` // +t: members may not change the topic
 	Secret     bool   `cbor:"4,keyasint,omitempty"` // +s: not listed to those outside
 	Registered bool   `cbor:"5,keyasint,omitempty"` // +R: only users with an account join
-	NoCTCP     bool   `cbor:"6,keyasint,omitempty"` // +C: only ACTION passes
 	Key        string `cbor:"7,keyasint,omitempty"` // +k: a join code
 	Limit      uint32 `cbor:"8,keyasint,omitempty"` // +l: participants; 0 = no limit
 	SinceJoin  bool   `cbor:"9,keyasint,omitempty"` // +H: history from before one joined stays hidden

@@ -11,8 +11,8 @@ import (
 // The channel modes, as ISUPPORT CHANMODES has them: lists, always a parameter,
 // a parameter when set, none. +n is always on.
 const (
-	chanModes     = "Ibe,k,l,CHRimnst"
-	userChanModes = "CHIRabehiklmnoqstv"
+	chanModes     = "Ibe,k,l,HRimnst"
+	userChanModes = "HIRabehiklmnoqstv"
 	prefixModes   = "qaohv"
 	prefixSigns   = "~&@%+"
 )
@@ -83,7 +83,6 @@ type policyFlag struct {
 }
 
 var policyFlags = []policyFlag{
-	{'C', func(p *core.Policy) *bool { return &p.NoCTCP }},
 	{'H', func(p *core.Policy) *bool { return &p.SinceJoin }},
 	{'R', func(p *core.Policy) *bool { return &p.Registered }},
 	{'i', func(p *core.Policy) *bool { return &p.InviteOnly }},
