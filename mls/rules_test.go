@@ -12,8 +12,8 @@ import (
 
 // Every rule is described, by a name and a sentence of its own.
 func TestRulesComplete(t *testing.T) {
-	if Rules != 125 || RuleVarint != 1 || RuleLimit != 116 || RuleMembershipProof != Rules {
-		t.Fatalf("the rules are numbered 1 to %d, the last of RFC 9420 is %d", Rules, RuleLimit)
+	if Rules != 125 || RuleVarint != 1 || RuleBounds != 116 || RuleMembershipProof != Rules {
+		t.Fatalf("the rules are numbered 1 to %d, the last of RFC 9420 is %d", Rules, RuleBounds)
 	}
 	name := regexp.MustCompile(`^[A-Z][A-Za-z0-9]+$`)
 	section := regexp.MustCompile(`^(RFC (9420|9180)|draft-[a-z-]+[a-z]) §\d+(\.\d+)*(, §\d+(\.\d+)*)*$`)
@@ -23,7 +23,7 @@ func TestRulesComplete(t *testing.T) {
 		if !name.MatchString(r.String()) || !section.MatchString(r.Section()) || !text.MatchString(r.Text()) || r.Checkers() == "" {
 			t.Errorf("rule %d: name %q, section %q, text %q, checkers %q", r, r.String(), r.Section(), r.Text(), r.Checkers())
 		}
-		if (r > RuleLimit) != strings.HasPrefix(r.Section(), "draft-") {
+		if (r > RuleBounds) != strings.HasPrefix(r.Section(), "draft-") {
 			t.Errorf("rule %d is of %s", r, r.Section())
 		}
 		if other, ok := names[r.String()]; ok {
@@ -115,7 +115,7 @@ func TestRuleOf(t *testing.T) {
 		{fmt.Errorf("open: %w", refuse(RuleReplay, "generation 7")), RuleReplay},
 		{refuse(RuleAdd, "%w", refuse(RuleInitKey, "equal")), RuleAdd},
 		{&codec.Error{Rule: codec.RuleLength}, RuleLength},
-		{fmt.Errorf("message: %w", &codec.Error{Rule: int(RuleReservedValue)}), RuleReservedValue},
+		{fmt.Errorf("message: %w", &codec.Error{Rule: int(RuleReserved)}), RuleReserved},
 		{refuse(RuleKeyPackageLeaf, "%w", &codec.Error{Rule: codec.RuleVarint}), RuleKeyPackageLeaf},
 		{&codec.Error{Rule: 0}, 0},
 		{&codec.Error{Rule: -1}, 0},
