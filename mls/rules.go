@@ -20,8 +20,8 @@ const (
 	RuleLength                  Rule = 2
 	RuleOptional                Rule = 3
 	RuleMessage                 Rule = 4
-	RuleReserved                Rule = 5
-	RuleExtensionsUnique        Rule = 6
+	RuleReservedValue           Rule = 5
+	RuleDuplicateExtension      Rule = 6
 	RuleUnknownValue            Rule = 7
 	RuleApplicationInPublic     Rule = 8
 	RuleGroupAndEpoch           Rule = 9
@@ -50,7 +50,7 @@ const (
 	RuleSecretErasure       Rule = 30
 
 	// KeyPackage.
-	RuleVersionSuite         Rule = 31
+	RuleKeyPackageParameters Rule = 31
 	RuleKeyPackageSignature  Rule = 32
 	RuleInitKey              Rule = 33
 	RuleKeyPackageExtensions Rule = 34
@@ -185,9 +185,9 @@ var rules = [...]struct {
 		"The presence octet of an optional value is 0 or 1.", byMember | byServer},
 	RuleMessage: {"Message", "RFC 9420 §6",
 		"A message is of a known version and wire format, and nothing follows it.", byMember | byServer},
-	RuleReserved: {"Reserved", "RFC 9420 §6, §7",
+	RuleReservedValue: {"ReservedValue", "RFC 9420 §6, §7",
 		"No enumerated field has its reserved value or one that the structure does not know.", byMember | byServer},
-	RuleExtensionsUnique: {"ExtensionsUnique", "RFC 9420 §13.4",
+	RuleDuplicateExtension: {"DuplicateExtension", "RFC 9420 §13.4",
 		"A list of extensions has at most one of each type.", byMember | byServer},
 	RuleUnknownValue: {"UnknownValue", "RFC 9420 §13.4, §13.5",
 		"Numbers that are unknown, GREASE included, are carried along wherever the RFC lets them stand.", byMember | byServer},
@@ -237,7 +237,7 @@ var rules = [...]struct {
 		"A secret of the secret tree is erased once what derives from it exists.", byMember},
 	RuleSecretErasure: {"SecretErasure", "RFC 9420 §9.2",
 		"Secrets of the key schedule and of the path are erased once consumed.", byMember},
-	RuleVersionSuite: {"VersionSuite", "RFC 9420 §10, §10.1",
+	RuleKeyPackageParameters: {"KeyPackageParameters", "RFC 9420 §10, §10.1",
 		"Version and cipher suite are known, and those of a KeyPackage are the group's.", byMember | byServer},
 	RuleKeyPackageSignature: {"KeyPackageSignature", "RFC 9420 §10.1",
 		"A KeyPackage is signed with the signature key of its leaf.", byMember | byServer},

@@ -115,7 +115,7 @@ func TestRuleOf(t *testing.T) {
 		{fmt.Errorf("open: %w", refuse(RuleReplay, "generation 7")), RuleReplay},
 		{refuse(RuleAdd, "%w", refuse(RuleInitKey, "equal")), RuleAdd},
 		{&codec.Error{Rule: codec.RuleLength}, RuleLength},
-		{fmt.Errorf("message: %w", &codec.Error{Rule: int(RuleReserved)}), RuleReserved},
+		{fmt.Errorf("message: %w", &codec.Error{Rule: int(RuleReservedValue)}), RuleReservedValue},
 		{refuse(RuleKeyPackageLeaf, "%w", &codec.Error{Rule: codec.RuleVarint}), RuleKeyPackageLeaf},
 		{&codec.Error{Rule: 0}, 0},
 		{&codec.Error{Rule: -1}, 0},
