@@ -2,13 +2,17 @@ package mls
 
 import (
 	"errors"
+	"flag"
 	"fmt"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/isthmus-chat/isthmus/mls/internal/codec"
 )
+
+var update = flag.Bool("update", false, "write the table of rules into docs/MLS.md")
 
 // Every rule is described, by a name and a sentence of its own.
 func TestRulesComplete(t *testing.T) {
@@ -125,5 +129,38 @@ func TestRuleOf(t *testing.T) {
 		if got := RuleOf(c.err); got != c.want {
 			t.Errorf("RuleOf(%v) = %v, want %v", c.err, got, c.want)
 		}
+	}
+}
+
+// The table of docs/MLS.md is the one of rules.go.
+func TestRulesDocumented(t *testing.T) {
+	const (
+		page  = "../docs/MLS.md"
+		begin = "<!-- rules: written by go test ./mls -run TestRulesDocumented -update -->\n"
+		end   = "<!-- /rules -->\n"
+	)
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, rest, begins := strings.Cut(string(text), begin)
+	_, tail, ends := strings.Cut(rest, end)
+	if !begins || !ends {
+		t.Fatalf("%s lacks the lines around the table of rules", page)
+	}
+	var b strings.Builder
+	b.WriteString(head + begin + "\n| rule | name | section | what holds | checked by |\n|---|---|---|---|---|\n")
+	for r := Rule(1); r <= Rules; r++ {
+		fmt.Fprintf(&b, "| %d | `%s` | %s | %s | %s |\n", uint8(r), r, r.Section(), r.Text(), r.Checkers())
+	}
+	b.WriteString("\n" + end + tail)
+	if *update {
+		if err := os.WriteFile(page, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if b.String() != string(text) {
+		t.Errorf("the table of rules in %s is not the one of rules.go; run the test with -update", page)
 	}
 }
