@@ -29,16 +29,15 @@ func keySize(aead uint16) int {
 	return 0
 }
 
-// newAEAD returns the cipher with a key of KeySize octets; another length
-// panics, for keys are derived and never come off the wire.
+// newAEAD returns the cipher with a key of KeySize octets. For AES-GCM the
+// standard library makes two objects, of 512 and 768 octets, and offers no way
+// to give either a new key or to keep it on the stack, so two allocations are
+// the least there can be with a fresh key; ChaCha20-Poly1305 takes one of 32.
 func (s *Suite) newAEAD(key []byte) cipher.AEAD {
-	if len(key) != s.key {
-		panic("suite: AEAD key of a wrong length")
-	}
 	if s.params.AEAD == AEADChaCha20 {
 		a, err := chacha20poly1305.New(key)
 		if err != nil {
-			panic(err)
+			panic(err) // the length was checked
 		}
 		return a
 	}
@@ -67,9 +66,11 @@ type inputs struct {
 
 var pool = sync.Pool{New: func() any { return new(inputs) }}
 
-func takeInputs(nonce, aad []byte) *inputs {
-	if len(nonce) != nonceSize {
-		panic("suite: AEAD nonce of a wrong length")
+// take checks the lengths, which are the caller's own: keys and nonces are
+// derived and never come off the wire, so a wrong one panics.
+func (s *Suite) take(key, nonce, aad []byte) *inputs {
+	if len(key) != s.key || len(nonce) != nonceSize {
+		panic("suite: AEAD key or nonce of a wrong length")
 	}
 	in := pool.Get().(*inputs)
 	copy(in.nonce[:], nonce)
@@ -91,7 +92,7 @@ func (in *inputs) release() {
 // allocates the two objects of the standard library (1280 octets), with
 // ChaCha20-Poly1305 one of 32 octets.
 func (s *Suite) Seal(dst, key, nonce, aad, plaintext []byte) []byte {
-	in := takeInputs(nonce, aad)
+	in := s.take(key, nonce, aad)
 	dst = s.newAEAD(key).Seal(dst, in.nonce[:], plaintext, in.aad)
 	in.release()
 	return dst
@@ -104,7 +105,7 @@ func (s *Suite) Open(dst, key, nonce, aad, ciphertext []byte) ([]byte, error) {
 	if len(ciphertext) < tagSize {
 		return nil, ErrOpen
 	}
-	in := takeInputs(nonce, aad)
+	in := s.take(key, nonce, aad)
 	out, err := s.newAEAD(key).Open(dst, in.nonce[:], ciphertext, in.aad)
 	in.release()
 	if err != nil {

@@ -187,7 +187,11 @@ func (k *KDF) Expand(dst, prk []byte, n int, info ...[]byte) []byte {
 	var room [MaxParts + 2][]byte
 	var counter [1]byte
 	var block Digest
-	parts := append(append(room[:1], info...), counter[:])
+	for i, p := range info { // not copy, which would move them to the heap
+		room[1+i] = p
+	}
+	room[1+len(info)] = counter[:]
+	parts := room[:2+len(info)]
 	size := total(parts)
 	for done := 0; done < n; {
 		counter[0]++

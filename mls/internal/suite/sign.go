@@ -93,9 +93,13 @@ func (s *Suite) ContentHeader(dst []byte, label string, n int) []byte {
 	return appendLength(appendLabel(dst, label), n)
 }
 
-// signRoom is the size of the stack buffer for SignContent: a framed message
-// of a few hundred octets or a key package fits.
-const signRoom = 1024
+// signRoom is the size of the stack buffer for SignContent with Ed25519: a
+// framed message of a few hundred octets or a key package fits. signExtra is
+// the most that SignContent adds to label and content.
+const (
+	signRoom  = 1024
+	signExtra = len(version) + 8
+)
 
 // GenerateSignatureKey draws a key pair from rand. The private key is: for
 // Ed25519 and Ed448 seed || public key, which makes signing twice as fast as
@@ -221,18 +225,16 @@ func (s *Suite) Sign(rand io.Reader, private []byte, label string, content []byt
 	return s.AppendSign(nil, private, label, content)
 }
 
-// AppendSign is Sign that appends the signature to dst.
+// AppendSign is Sign that appends the signature to dst. With Ed25519, content
+// shorter than signRoom and the long form of the private key it allocates
+// nothing beyond dst.
 func (s *Suite) AppendSign(dst, private []byte, label string, content []byte) ([]byte, error) {
-	var room [signRoom]byte
-	message := s.SignContent(room[:0], label, content)
 	g := s.params.Signature
+	if g == Ed25519 {
+		return s.signEd25519(dst, private, label, content)
+	}
+	message := s.SignContent(make([]byte, 0, len(label)+len(content)+signExtra), label, content)
 	switch g {
-	case Ed25519:
-		key, ok := expandEd25519(private)
-		if !ok {
-			return nil, ErrKey
-		}
-		return append(dst, ed25519.Sign(key, message)...), nil
 	case Ed448:
 		key, ok := expandEd448(private)
 		if !ok {
@@ -255,6 +257,19 @@ func (s *Suite) AppendSign(dst, private []byte, label string, content []byte) ([
 	return append(dst, signature...), nil
 }
 
+// signEd25519 stands apart so that its buffer stays on the stack.
+func (s *Suite) signEd25519(dst, private []byte, label string, content []byte) ([]byte, error) {
+	var room [signRoom]byte
+	message := s.SignContent(room[:0], label, content)
+	if len(private) == ed25519.PrivateKeySize {
+		return append(dst, ed25519.Sign(private, message)...), nil
+	}
+	if len(private) != ed25519.SeedSize {
+		return nil, ErrKey
+	}
+	return append(dst, ed25519.Sign(ed25519.NewKeyFromSeed(private), message)...), nil
+}
+
 // Verify is VerifyWithLabel, RFC 9420 §5.1.2. A key or a signature that is
 // malformed is a signature that does not verify.
 func (s *Suite) Verify(public []byte, label string, content, signature []byte) bool {
@@ -262,11 +277,11 @@ func (s *Suite) Verify(public []byte, label string, content, signature []byte) b
 	if len(public) != g.publicSize() || len(signature) > MaxSignature {
 		return false
 	}
-	var room [signRoom]byte
-	message := s.SignContent(room[:0], label, content)
+	if g == Ed25519 {
+		return s.verifyEd25519(public, label, content, signature)
+	}
+	message := s.SignContent(make([]byte, 0, len(label)+len(content)+signExtra), label, content)
 	switch g {
-	case Ed25519:
-		return ed25519.Verify(public, message, signature)
 	case Ed448:
 		return ed448.Verify(public, message, signature, "")
 	case MLDSA44, MLDSA65, MLDSA87:
@@ -279,6 +294,12 @@ func (s *Suite) Verify(public []byte, label string, content, signature []byte) b
 	}
 	var hash [MaxHash]byte
 	return ecdsa.VerifyASN1(key, g.digest(&hash, message), signature)
+}
+
+// verifyEd25519 stands apart so that its buffer stays on the stack.
+func (s *Suite) verifyEd25519(public []byte, label string, content, signature []byte) bool {
+	var room [signRoom]byte
+	return ed25519.Verify(public, s.SignContent(room[:0], label, content), signature)
 }
 
 // CheckSignatureKey refuses a public key that is malformed: a wrong length, or
