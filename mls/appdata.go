@@ -32,9 +32,6 @@ func (c ComponentID) GREASE() bool { return c < firstPrivateComponent && GREASE(
 // SafeAAD.
 const MaxComponents = 1 << 12
 
-// minComponent is the encoding of a component without data.
-const minComponent = 3
-
 // ComponentData is what a component keeps in a dictionary or puts into a
 // message's authenticated data. The form of the data is the component's own.
 type ComponentData struct {
@@ -53,7 +50,7 @@ func ParseAppData(b []byte) (AppData, error) {
 	r := codec.NewReader(b)
 	d := readComponents(&r, RuleAppDataDictionary)
 	if err := r.Finish(); err != nil {
-		return nil, wireError(err)
+		return nil, WireError(err)
 	}
 	return AppData(d), nil
 }
@@ -63,7 +60,7 @@ func ParseAppData(b []byte) (AppData, error) {
 func readComponents(r *codec.Reader, order Rule) []ComponentData {
 	in := r.Sub()
 	count := 0
-	for scan := in; scan.Len() >= minComponent; count++ {
+	for scan := in; scan.Len() > 0; count++ {
 		scan.Uint16()
 		scan.Vec()
 	}
@@ -191,7 +188,7 @@ func parseList(b []byte) (List, error) {
 	r := codec.NewReader(b)
 	l := readList(&r)
 	if err := r.Finish(); err != nil {
-		return nil, wireError(err)
+		return nil, WireError(err)
 	}
 	return l, nil
 }
