@@ -260,6 +260,41 @@ func TestReplay(t *testing.T) {
 	wantError(t, "replay too far", restored.Replay(2, Handshake, 1000), ErrTooFar)
 }
 
+// checkScratch fails if a slot that is free, or a scratch buffer, is not zeros.
+func checkScratch(t *testing.T, r *Ratchets) {
+	t.Helper()
+	for _, slot := range r.tree.slots.free {
+		equal(t, "free slot", r.tree.slots.at(slot), make([]byte, r.tree.slots.size))
+	}
+	equal(t, "scratch", slices.Concat(r.walk, r.next, r.tree.next), make([]byte, 3*len(r.walk)))
+}
+
+func TestNothingIsLeftBehind(t *testing.T) {
+	_, _, r := newTest(t, 1, 16)
+	for leaf := range r.Leaves() {
+		for _, generation := range []uint32{3, 4} {
+			if _, err := r.Take(leaf, Handshake, generation); err != nil {
+				t.Fatal(err)
+			}
+			checkScratch(t, r)
+			receive(t, r, leaf, Handshake, generation)
+			checkScratch(t, r)
+		}
+		if _, _, _, err := r.Next(leaf, Application); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Skip(leaf, Application, 9); err != nil {
+			t.Fatal(err)
+		}
+		checkScratch(t, r)
+	}
+	r.RetireHandshake()
+	checkScratch(t, r)
+	if len(r.tree.slots.free) < int(r.Leaves()) || len(r.tree.nodes) != 0 {
+		t.Errorf("%d slots free, %d nodes left", len(r.tree.slots.free), len(r.tree.nodes))
+	}
+}
+
 // The example of RFC 9420 §9.2: D sends generation 1, and 0 did not arrive.
 func TestDeletionSchedule(t *testing.T) {
 	s, root, r := newTest(t, 1, 4)
