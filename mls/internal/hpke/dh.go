@@ -9,6 +9,12 @@ import (
 	"github.com/isthmus-chat/isthmus/mls/internal/suite"
 )
 
+// The primitives: X25519 of circl takes 13 µs for a public key and 21 µs for a
+// shared secret and allocates nothing, of crypto/ecdh 30 and 30 µs and five
+// allocations (AMD EPYC, Go 1.26; BenchmarkPrimitive). X448 is in circl alone,
+// 60 and 97 µs. For the NIST curves crypto/ecdh is the faster, by four times
+// for a P-384 public key, and in constant time, which circl's P-384 is not.
+
 // kdfOf is the KDF inside a Diffie-Hellman KEM, RFC 9180 §7.1; it need not be
 // the KDF of the suite.
 func kdfOf(kem uint16) *suite.KDF {

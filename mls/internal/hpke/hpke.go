@@ -22,7 +22,7 @@ var (
 	// ErrKey: not a key of the KEM, or a public key whose shared secret is
 	// zero (RFC 9180 §7.1.4).
 	ErrKey = errors.New("hpke: not a key of this suite")
-	// ErrSeed: the seed has not SeedSize octets, or (with probability 2^-128
+	// ErrSeed: the seed has not SeedSize octets, or (with probability 2^-96
 	// at most) no key follows from it.
 	ErrSeed = errors.New("hpke: seed not usable")
 	// ErrOpen: the encapsulation or the ciphertext is not authentic.

