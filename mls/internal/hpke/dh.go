@@ -197,10 +197,24 @@ func deriveNIST(kem uint16, ikm []byte) (private, public []byte, err error) {
 	return key.Bytes(), key.PublicKey().Bytes(), nil
 }
 
-func publicNIST(kem uint16, dst, private []byte) ([]byte, error) {
-	key, err := curveOf(kem).NewPrivateKey(private)
+// readScalar reads a private key of a NIST curve and puts back the leading
+// zeros that it lacks.
+func readScalar(kem uint16, private []byte) (*ecdh.PrivateKey, error) {
+	var room [66]byte
+	whole := room[:sizesOf(kem).private]
+	copy(whole[len(whole)-len(private):], private)
+	key, err := curveOf(kem).NewPrivateKey(whole)
+	clear(whole)
 	if err != nil {
 		return nil, ErrKey
+	}
+	return key, nil
+}
+
+func publicNIST(kem uint16, dst, private []byte) ([]byte, error) {
+	key, err := readScalar(kem, private)
+	if err != nil {
+		return nil, err
 	}
 	return append(dst, key.PublicKey().Bytes()...), nil
 }
@@ -238,9 +252,9 @@ func decapNIST(kem uint16, shared *suite.Digest, private, enc []byte) error {
 	if err != nil {
 		return ErrOpen
 	}
-	key, err := curveOf(kem).NewPrivateKey(private)
+	key, err := readScalar(kem, private)
 	if err != nil {
-		return ErrKey
+		return err
 	}
 	dh, err := key.ECDH(peer)
 	if err != nil {

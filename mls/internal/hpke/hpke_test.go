@@ -135,7 +135,10 @@ func TestOpenRefuses(t *testing.T) {
 			open("long kem", private, public, "Welcome", "context", append(bytes.Clone(kem), 0), sealed)
 			open("zero kem", private, public, "Welcome", "context", make([]byte, len(kem)), sealed)
 			open("full kem", private, public, "Welcome", "context", bytes.Repeat([]byte{0xff}, len(kem)), sealed)
-			open("short private key", private[1:], public, "Welcome", "context", kem, sealed)
+			if private[0] != 0 { // a NIST scalar may lack zeros, and only zeros
+				open("short private key", private[1:], public, "Welcome", "context", kem, sealed)
+			}
+			open("long private key", append([]byte{0}, private...), public, "Welcome", "context", kem, sealed)
 			open("no private key", nil, public, "Welcome", "context", kem, sealed)
 			open("short public key", private, public[1:], "Welcome", "context", kem, sealed)
 			for _, at := range []int{0, len(sealed) / 2, len(sealed) - 1} {
@@ -265,6 +268,33 @@ func TestOffCurve(t *testing.T) {
 		for _, private := range [][]byte{make([]byte, PrivateSize(s)), bytes.Repeat([]byte{0xff}, PrivateSize(s))} {
 			if _, err := PublicKey(s, private); !errors.Is(err, ErrKey) {
 				t.Errorf("%s: scalar %x: %v", s.Name(), private, err)
+			}
+		}
+	}
+}
+
+// TestShortScalar: a NIST scalar without its leading zeros is the same key.
+func TestShortScalar(t *testing.T) {
+	for _, id := range []uint16{2, 5, 7} {
+		s := suite.Lookup(id)
+		whole := make([]byte, PrivateSize(s))
+		copy(whole[2:], bytes.Repeat([]byte{7}, len(whole)-2))
+		public, err := PublicKey(s, whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kem, sealed, err := SealWithLabel(s, draw(&counter{1}, SeedSize(s)), public, "x", nil, []byte("plain"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, short := range [][]byte{whole[1:], whole[2:]} {
+			got, err := PublicKey(s, short)
+			if err != nil || !bytes.Equal(got, public) {
+				t.Errorf("%s: public key %x, %v", s.Name(), got, err)
+			}
+			got, err = OpenWithLabel(s, short, public, "x", nil, kem, sealed)
+			if err != nil || string(got) != "plain" {
+				t.Errorf("%s: opened %q, %v", s.Name(), got, err)
 			}
 		}
 	}

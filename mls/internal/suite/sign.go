@@ -167,7 +167,8 @@ func generateECDSA(g Signature, rand io.Reader) (private, public []byte, err err
 
 // SignaturePublic returns the public key of a private key: a seed, or seed ||
 // public key, for Ed25519 and Ed448 (a public half that does not belong to the
-// seed is ErrKey), the scalar for ECDSA, the seed for ML-DSA.
+// seed is ErrKey), the scalar for ECDSA, with or without its leading zeros,
+// the seed for ML-DSA.
 func (s *Suite) SignaturePublic(private []byte) ([]byte, error) {
 	switch g := s.params.Signature; g {
 	case Ed25519:
@@ -193,13 +194,30 @@ func (s *Suite) SignaturePublic(private []byte) ([]byte, error) {
 	case MLDSA44, MLDSA65, MLDSA87:
 		return g.lattice().publicOf(private)
 	default:
-		c, _, _ := g.curve()
-		key, err := ecdsa.ParseRawPrivateKey(c, private)
+		key, err := g.scalar(private)
 		if err != nil {
-			return nil, ErrKey
+			return nil, err
 		}
 		return key.PublicKey.Bytes()
 	}
+}
+
+// scalar reads a private key of ECDSA. Some libraries, and the published test
+// vectors, write it without its leading zeros; these are put back.
+func (g Signature) scalar(private []byte) (*ecdsa.PrivateKey, error) {
+	c, size, _ := g.curve()
+	if len(private) == 0 || len(private) > size {
+		return nil, ErrKey
+	}
+	var room [66]byte
+	whole := room[:size]
+	copy(whole[size-len(private):], private)
+	key, err := ecdsa.ParseRawPrivateKey(c, whole)
+	clear(whole)
+	if err != nil {
+		return nil, ErrKey
+	}
+	return key, nil
 }
 
 func expandEd25519(private []byte) (ed25519.PrivateKey, bool) {
@@ -249,10 +267,9 @@ func (s *Suite) AppendSign(dst, private []byte, label string, content []byte) ([
 	case MLDSA44, MLDSA65, MLDSA87:
 		return g.lattice().sign(dst, private, message)
 	}
-	c, _, _ := g.curve()
-	key, err := ecdsa.ParseRawPrivateKey(c, private)
+	key, err := g.scalar(private)
 	if err != nil {
-		return nil, ErrKey
+		return nil, err
 	}
 	var hash [MaxHash]byte
 	signature, err := key.Sign(nil, g.digest(&hash, message), g.hash())

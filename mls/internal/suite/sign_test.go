@@ -85,7 +85,11 @@ func refusals(t *testing.T, s *Suite, private, public, content, signature []byte
 			t.Errorf("verified with a key of %d octets", len(bad))
 		}
 	}
-	for _, bad := range [][]byte{nil, private[1:], append(bytes.Clone(private), 0)} {
+	shorter := private[1:]
+	if c, _, _ := s.Signature().curve(); c != nil {
+		shorter = nil // a scalar may be short
+	}
+	for _, bad := range [][]byte{nil, shorter, append(bytes.Clone(private), 0)} {
 		if _, err := s.Sign(nil, bad, "Label", content); !errors.Is(err, ErrKey) {
 			t.Errorf("signed with a private key of %d octets: %v", len(bad), err)
 		}
@@ -122,6 +126,30 @@ func TestSeedAndLongForm(t *testing.T) {
 		private[len(private)-1] ^= 1
 		if _, err := s.SignaturePublic(private); !errors.Is(err, ErrKey) {
 			t.Errorf("another public half: %v", err)
+		}
+	}
+}
+
+// TestShortScalar: a scalar without its leading zeros is the same key.
+func TestShortScalar(t *testing.T) {
+	for _, id := range []uint16{2, 5, 7} {
+		s := Lookup(id)
+		_, size, _ := s.Signature().curve()
+		whole := make([]byte, size)
+		copy(whole[2:], bytes.Repeat([]byte{7}, size-2))
+		want, err := s.SignaturePublic(whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, short := range [][]byte{whole[1:], whole[2:]} {
+			got, err := s.SignaturePublic(short)
+			if err != nil || !bytes.Equal(got, want) {
+				t.Errorf("suite %d, %d octets: %x, %v", id, len(short), got, err)
+			}
+			signature, err := s.Sign(nil, short, "X", nil)
+			if err != nil || !s.Verify(want, "X", nil, signature) {
+				t.Errorf("suite %d, %d octets: %v", id, len(short), err)
+			}
 		}
 	}
 }
