@@ -7,10 +7,13 @@
 //
 // Its interface has no proposals of one's own, no pre-shared keys and no private handshakes,
 // and shows no tree. What leaf a member is at is read from the GroupInfo that comes with a
-// commit of its own; where there is none, from a commit that is then thrown away. tree_hash
-// and group_info are there only in an epoch that this client's own commit began.
+// commit of its own; where there is none, from a commit that is then thrown away.
 //
-// `export` knows one label: MLS-Exporter("exporter", "", length).
+// `can` names what is there only in part with its limit: "group_info:own" and
+// "tree_hash:own" mean an epoch that this client's own commit began, "export:exporter" that
+// `export` is MLS-Exporter("exporter", "", length) and nothing else. One commit adds, or
+// removes, or takes in pending proposals. It opens a message that one later message of the
+// same sender has overtaken, and none that two have.
 import { readFile } from 'node:fs/promises'
 import { b64, Bench, bin, file, identity as named, load, same, serve, text } from './lines.mjs'
 
@@ -193,7 +196,7 @@ class Group {
   state() {
     const members = this.leaves.map((identity, index) => ({ index, identity })).filter((m) => m.identity !== null)
     const own = this.leaves.indexOf(this.device.identity)
-    return { state: { epoch: this.epoch, members, own, ...(this.treeHash && { tree_hash: b64(this.treeHash) }) } }
+    return { epoch: this.epoch, members, own, ...(this.treeHash && { tree_hash: b64(this.treeHash) }) }
   }
 }
 
@@ -358,7 +361,7 @@ const ops = {
     version: cc.version(),
     suites,
     can: [
-      ...Object.keys(ops).filter((op) => op !== 'hello' && op !== 'export'),
+      ...Object.keys(ops).filter((op) => !['hello', 'export', 'group_info'].includes(op)),
       ...['resync', 'sender', 'own', 'past_epochs'],
       ...['tree_hash:own', 'group_info:own', `export:${exporter}`],
     ],
@@ -399,7 +402,7 @@ const ops = {
     if (r.label !== exporter || r.context) throw new Error(`export: only the label "${exporter}" and no context`)
     const group = locate(r)
     const secret = await group.device.crypto.exportSecretKey(group.conv, r.length)
-    return { secret: b64(secret.copyBytes()) }
+    return { secret: b64(secret.copyBytes()), ...group.state() }
   },
   state: (r) => locate(r).state(),
 }

@@ -47,6 +47,9 @@ export function describe(error) {
 // serve answers one line for each line, in order, until the input ends. A bigint (an
 // epoch) is written as a number.
 export async function serve(ops) {
+  // A promise that a library lost must not end the process.
+  process.on('unhandledRejection', (error) => process.stderr.write(`${describe(error)}\n`))
+  process.stdout.on('error', () => process.exit(1))
   for await (const line of readline.createInterface({ input: process.stdin, crlfDelay: Infinity })) {
     if (line.trim() === '') continue
     const answer = await one(ops, line)

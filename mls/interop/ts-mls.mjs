@@ -4,10 +4,8 @@
 //   node ts-mls.mjs [--npm <folder>]            speaks the protocol
 //   node ts-mls.mjs bench <n> [--npm <folder>]  prints how long it takes in a group of n
 //
-// What is said on top of the protocol: `propose_reinit` and `reinit` {group, new_group,
-// suite} end a group; `reinit_group` {group, key_packages, identity?} founds its successor;
-// `branch` {group, new_group, key_packages, identity?} founds a subgroup. `tree: false`
-// leaves the tree out of Welcome and GroupInfo and answers it as `ratchet_tree`.
+// The state has two fields more than the protocol asks for: `own`, this client's leaf, and
+// `reinit`, the id and suite of the group to follow, once a ReInit has ended this one.
 import { b64, Bench, bin, identity as named, load, same, serve, text } from './lines.mjs'
 
 const dist = (name) => load('ts-mls', 'dist', 'src', name)
@@ -16,10 +14,7 @@ const { decryptSenderData } = await dist('privateMessage.js')
 const { makeKeyPackageRef } = await dist('keyPackage.js')
 const { signLeafNodeKeyPackage: signLeafNode } = await dist('leafNode.js')
 const { decryptGroupSecrets } = await dist('welcome.js')
-const { decodeRatchetTree, encodeRatchetTree } = await dist('ratchetTree.js').then(async (r) => ({
-  decodeRatchetTree: r.decodeRatchetTree,
-  encodeRatchetTree: (await dist('codec/tlsEncoder.js')).encode(r.ratchetTreeEncoder),
-}))
+const { decodeRatchetTree, encodeRatchetTree } = await dist('ratchetTree.js')
 const { createGroupInfo } = await dist('createCommit.js')
 
 // The post-quantum suites carry this package's own numbers, 77 to 88.
@@ -161,7 +156,7 @@ function stateOf({ state }) {
   if (kind === 'suspendedPendingReinit') {
     answer.reinit = { group: b64(reinit.groupId), suite: numbers[reinit.cipherSuite] }
   }
-  return { state: answer }
+  return answer
 }
 
 // What is said of proposals: each of these gives one by value.
@@ -448,9 +443,10 @@ const ops = {
   seal,
   open,
   export: async (r) => {
-    const { state, cs } = locate(r).group
+    const { group } = locate(r)
     const context = r.context ? bin(r.context, 'context') : new Uint8Array()
-    return { secret: b64(await m.mlsExporter(state.keySchedule.exporterSecret, r.label, context, r.length, cs)) }
+    const secret = await m.mlsExporter(group.state.keySchedule.exporterSecret, r.label, context, r.length, group.cs)
+    return { secret: b64(secret), ...stateOf(group) }
   },
   psk: (r) => {
     client(r.client, true).psks[b64(bin(r.psk, 'psk'))] = bin(r.secret, 'secret')
