@@ -14,7 +14,8 @@ type sizes struct {
 
 // sizesOf returns the lengths of a KEM: RFC 9180 §7.1, draft-ietf-hpke-pq. The
 // seeds of the hybrids are the 32 octets of ML-KEM and what the random scalar
-// of their curve takes.
+// of their curve takes; for P-256 that is three tries at 2^-32 each, as in the
+// vectors of draft-ietf-hpke-pq.
 func sizesOf(kem uint16) sizes {
 	switch kem {
 	case suite.KEMX25519:

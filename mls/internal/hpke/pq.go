@@ -145,7 +145,7 @@ func decapMLKEM(l level, shared, seed, enc []byte) {
 type traditional struct {
 	label  string // ends the input of the combiner
 	curve  ecdh.Curve
-	seed   int // octets for a random scalar
+	seed   int // octets for a random scalar of a key, Nseed
 	scalar int // octets of a scalar
 	point  int // octets of a serialised point
 }
@@ -153,7 +153,7 @@ type traditional struct {
 func traditionalOf(kem uint16) traditional {
 	switch kem {
 	case suite.KEMMLKEM768P256:
-		return traditional{"MLKEM768-P256", ecdh.P256(), 96, 32, 65}
+		return traditional{"MLKEM768-P256", ecdh.P256(), 128, 32, 65}
 	case suite.KEMMLKEM1024P384:
 		return traditional{"MLKEM1024-P384", ecdh.P384(), 48, 48, 97}
 	}
