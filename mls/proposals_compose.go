@@ -1,0 +1,204 @@
+package mls
+
+// maxDrops bounds how often Compose tries a list again without the proposal
+// that spoilt it.
+const maxDrops = 64
+
+// Compose chooses what a commit by this sender holds: the given proposals by
+// value, and of the pending ones, by reference, those that go together with
+// them and with each other, RFC 9420 §12.2, §12.4. keep leaves out pending
+// proposals that the application does not want; nil wants all. Of several
+// changes of one leaf, a Remove is taken before an Update and the last Update
+// before earlier ones; of several ReInit or GroupContextExtensions, the last.
+// A ReInit waits while anything else is there. An external commit only takes
+// SelfRemoves. It also says whether the commit needs a path. That the values
+// are valid themselves shows in Plan.
+func (g *PublicGroup) Compose(sender Sender, keep func(*PendingProposal) bool, values ...*Proposal) ([]ProposalOrRef, bool) {
+	c := composer{g: g, sender: sender, latest: make(map[uint32]int)}
+	c.take(values)
+	for _, n := range g.pending.list {
+		if n != nil && (keep == nil || keep(n)) {
+			c.waiting = append(c.waiting, n)
+		}
+	}
+	c.prefer()
+	refs := c.choose()
+	list := make([]ProposalOrRef, 0, len(refs)+len(values))
+	for _, n := range refs {
+		list = append(list, ProposalOrRef{Ref: n.Ref})
+	}
+	for _, p := range values {
+		list = append(list, ProposalOrRef{Proposal: p})
+	}
+	if len(refs) > 0 && sender.Type == SenderMember {
+		list = c.try(list)
+	}
+	return list, g.needsPath(sender, list)
+}
+
+// composer is a list of proposals in the making.
+type composer struct {
+	g       *PublicGroup
+	sender  Sender
+	waiting []*PendingProposal
+
+	removed    map[uint32]bool // leaves that values remove
+	psks       map[string]bool // that values name
+	valued     bool            // there are values
+	alone      bool            // a value is a ReInit
+	extensions bool            // a value is a GroupContextExtensions
+
+	latest        map[uint32]int // leaf: place of what changes it, in waiting
+	lastExtension int            // place of the last GroupContextExtensions, or -1
+	lastReInit    int            // place of the last ReInit, or -1
+}
+
+// take notes what the values leave no room for.
+func (c *composer) take(values []*Proposal) {
+	c.removed, c.psks = make(map[uint32]bool), make(map[string]bool)
+	c.valued = len(values) > 0
+	for _, p := range values {
+		switch p.Type {
+		case ProposalRemove:
+			c.removed[p.Removed] = true
+		case ProposalPSK:
+			c.psks[string(p.PSK.AppendTo(nil))] = true
+		case ProposalReInit:
+			c.alone = true
+		case ProposalGroupContextExtensions:
+			c.extensions = true
+		}
+	}
+}
+
+// rank orders changes of one leaf: draft-ietf-mls-extensions-10 §6.3.1 puts a
+// SelfRemove before a Remove, RFC 9420 §12.2 a Remove before an Update.
+func rank(p *Proposal) int {
+	switch p.Type {
+	case ProposalUpdate:
+		return 1
+	case ProposalRemove:
+		return 2
+	}
+	return 3
+}
+
+// changed is the leaf that a pending proposal updates or removes.
+func (n *PendingProposal) changed() (uint32, bool) {
+	switch n.Proposal.Type {
+	case ProposalUpdate, ProposalSelfRemove:
+		return n.Sender.Index, true
+	case ProposalRemove:
+		return n.Proposal.Removed, true
+	}
+	return 0, false
+}
+
+// prefer finds, of proposals that exclude each other, the one to take.
+func (c *composer) prefer() {
+	c.lastExtension, c.lastReInit = -1, -1
+	for i, n := range c.waiting {
+		switch n.Proposal.Type {
+		case ProposalGroupContextExtensions:
+			c.lastExtension = i
+		case ProposalReInit:
+			c.lastReInit = i
+		}
+		leaf, changes := n.changed()
+		if !changes {
+			continue
+		}
+		at, known := c.latest[leaf]
+		if !known || rank(n.Proposal) > rank(c.waiting[at].Proposal) ||
+			rank(n.Proposal) == 1 && rank(c.waiting[at].Proposal) == 1 {
+			c.latest[leaf] = i
+		}
+	}
+}
+
+// choose picks the pending proposals in order of their arrival.
+func (c *composer) choose() []*PendingProposal {
+	var out []*PendingProposal
+	if c.alone {
+		return nil
+	}
+	for i, n := range c.waiting {
+		if c.fits(i, n) {
+			out = append(out, n)
+		}
+	}
+	if len(out) == 0 && !c.valued && c.lastReInit >= 0 && c.sender.Type == SenderMember {
+		return []*PendingProposal{c.waiting[c.lastReInit]}
+	}
+	return out
+}
+
+// fits reports whether a pending proposal goes with those preferred to it.
+func (c *composer) fits(i int, n *PendingProposal) bool {
+	if c.sender.Type != SenderMember && n.Proposal.Type != ProposalSelfRemove {
+		return false
+	}
+	if leaf, changes := n.changed(); changes {
+		own := c.sender.Type == SenderMember && leaf == c.sender.Index
+		return !own && c.latest[leaf] == i && !c.removed[leaf]
+	}
+	switch n.Proposal.Type {
+	case ProposalGroupContextExtensions:
+		return !c.extensions && i == c.lastExtension
+	case ProposalReInit:
+		return false
+	case ProposalPSK:
+		name := string(n.Proposal.PSK.AppendTo(nil))
+		if c.psks[name] || len(c.psks) == MaxPSKs {
+			return false
+		}
+		c.psks[name] = true
+	}
+	return true
+}
+
+// try plans the list and leaves out, one after the other, pending proposals
+// that are refused in it; all of them if there is no end of it.
+func (c *composer) try(list []ProposalOrRef) []ProposalOrRef {
+	for range maxDrops {
+		p, err := c.g.plan(c.sender, list, nil)
+		if err == nil {
+			err = p.applyComponents()
+		}
+		if err == nil {
+			return list
+		}
+		if p.at < 0 || list[p.at].Proposal != nil {
+			break
+		}
+		list = append(list[:p.at:p.at], list[p.at+1:]...)
+	}
+	var values []ProposalOrRef
+	for _, e := range list {
+		if e.Proposal != nil {
+			values = append(values, e)
+		}
+	}
+	return values
+}
+
+// needsPath: RFC 9420 §12.4.
+func (g *PublicGroup) needsPath(sender Sender, list []ProposalOrRef) bool {
+	if len(list) == 0 || sender.Type == SenderNewMemberCommit {
+		return true
+	}
+	for _, e := range list {
+		p := e.Proposal
+		if p == nil {
+			p = g.pending.find(e.Ref).Proposal
+		}
+		switch p.Type {
+		case ProposalUpdate, ProposalRemove, ProposalExternalInit, ProposalGroupContextExtensions, ProposalSelfRemove:
+			return true
+		}
+		if _, path := g.policy.custom(p.Type); !p.Type.Default() && path {
+			return true
+		}
+	}
+	return false
+}
