@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use openmls::prelude::tls_codec::{Deserialize, Serialize};
 use openmls::prelude::*;
 use openmls::schedule::{ExternalPsk, PreSharedKeyId, Psk};
-use openmls::treesync::RatchetTreeIn;
 use openmls::treesync::LeafNodeParameters;
+use openmls::treesync::RatchetTreeIn;
+use peerline::client::{Client, Commit, Opened, Outcome, Plan, State, Wanted};
 use peerline::why;
 
 use crate::crypto::{Key, Provider};
@@ -16,50 +17,15 @@ const LATE: u32 = 100;
 const SKIPPED: u32 = 1000;
 const PAST_EPOCHS: usize = 3;
 
-pub type Outcome<T> = Result<T, String>;
-
-/// What a commit consists of, as messages. The tree is there when the welcome has none inside.
-pub struct Commit {
-    pub commit: Vec<u8>,
-    pub welcome: Option<Vec<u8>>,
-    pub tree: Option<Vec<u8>>,
-}
-
-/// What goes into a commit beside the pending proposals.
-#[derive(Default)]
-pub struct Plan {
-    pub key_packages: Vec<Vec<u8>>,
-    pub members: Vec<u32>,
-    pub psks: Vec<Vec<u8>>,
-    pub path: bool,
-    pub private: bool,
-    pub no_tree: bool,
-}
-
-/// A decrypted application message.
-pub struct Opened {
-    pub data: Vec<u8>,
-    pub aad: Vec<u8>,
-    pub sender: u32,
-}
-
-/// A proposal to be sent on its own.
-pub enum Wanted {
-    Add(Vec<u8>),
-    Remove(u32),
-    Update,
-    Psk(Vec<u8>),
-}
-
-pub struct Membership {
-    pub group: MlsGroup,
+struct Membership {
+    group: MlsGroup,
     key: Key,
 }
 
 /// One client with its own storage.
 #[derive(Default)]
-pub struct Client {
-    pub provider: Provider,
+pub struct Openmls {
+    provider: Provider,
     keys: HashMap<Vec<u8>, Key>,
     groups: HashMap<Vec<u8>, Membership>,
 }
@@ -91,8 +57,8 @@ fn tree_of(octets: Option<Vec<u8>>) -> Outcome<Option<RatchetTreeIn>> {
     octets.map(|o| RatchetTreeIn::tls_deserialize_exact(&o).map_err(why)).transpose()
 }
 
-impl Client {
-    pub fn membership(&mut self, group: &[u8]) -> Outcome<&mut Membership> {
+impl Openmls {
+    fn membership(&mut self, group: &[u8]) -> Outcome<&mut Membership> {
         self.groups.get_mut(group).ok_or_else(|| "no such group".into())
     }
 
@@ -117,9 +83,11 @@ impl Client {
     fn capabilities(&self) -> Capabilities {
         Capabilities::for_provider(self.provider.crypto())
     }
+}
 
+impl Client for Openmls {
     /// Makes a key package with a signature key of its own.
-    pub fn key_package(&mut self, suite: u16, identity: &str, last: bool) -> Outcome<Vec<u8>> {
+    fn key_package(&mut self, suite: u16, identity: &str, last: bool) -> Outcome<Vec<u8>> {
         let suite = Ciphersuite::try_from(suite).map_err(why)?;
         let key = Key::generate(suite).map_err(why)?;
         let mut builder = KeyPackage::builder();
@@ -139,7 +107,7 @@ impl Client {
         MlsMessageOut::from(bundle.into_key_package()).to_bytes().map_err(why)
     }
 
-    pub fn create(&mut self, suite: u16, identity: &str, group: &[u8], private: bool) -> Outcome<()> {
+    fn create(&mut self, suite: u16, identity: &str, group: &[u8], private: bool) -> Outcome<()> {
         let suite = Ciphersuite::try_from(suite).map_err(why)?;
         let key = Key::generate(suite).map_err(why)?;
         let made = MlsGroup::builder()
@@ -158,8 +126,11 @@ impl Client {
     }
 
     /// Commits the pending proposals and what the plan names, and merges the commit at once.
-    pub fn commit(&mut self, group: &[u8], plan: Plan) -> Outcome<Commit> {
+    fn commit(&mut self, group: &[u8], plan: Plan) -> Outcome<Commit> {
         let (provider, Membership { group, key }) = self.parts(group)?;
+        if plan.reinit.is_some() {
+            return Err("this library has no reinitialization".into());
+        }
         group.set_configuration(provider.storage(), &settings(plan.private)).map_err(why)?;
         let suite = group.ciphersuite();
         let mut builder = group.commit_builder().force_self_update(plan.path);
@@ -189,13 +160,14 @@ impl Client {
     }
 
     /// Makes a proposal, which also waits here for the next commit.
-    pub fn propose(&mut self, group: &[u8], wanted: Wanted, private: bool) -> Outcome<Vec<u8>> {
+    fn propose(&mut self, group: &[u8], wanted: Wanted, private: bool) -> Outcome<Vec<u8>> {
         let (provider, Membership { group, key }) = self.parts(group)?;
         group.set_configuration(provider.storage(), &settings(private)).map_err(why)?;
         let propose = match wanted {
             Wanted::Add(package) => Propose::Add(read_key_package(provider, &package)?),
             Wanted::Remove(leaf) => Propose::Remove(leaf),
             Wanted::Update => Propose::Update(LeafNodeParameters::default()),
+            Wanted::Reinit(..) => return Err("this library has no reinitialization".into()),
             Wanted::Psk(id) => Propose::PreSharedKey(psk_id(provider, group.ciphersuite(), id)?),
         };
         let made = group.propose(provider, key, propose, ProposalOrRefType::Reference);
@@ -203,7 +175,7 @@ impl Client {
     }
 
     /// Joins with the key package of this client that the welcome names; returns the group's id.
-    pub fn join(&mut self, welcome: &[u8], tree: Option<Vec<u8>>) -> Outcome<Vec<u8>> {
+    fn join(&mut self, welcome: &[u8], tree: Option<Vec<u8>>) -> Outcome<Vec<u8>> {
         let MlsMessageBodyIn::Welcome(welcome) = parse(welcome)? else {
             return Err("not a welcome".into());
         };
@@ -221,7 +193,7 @@ impl Client {
 
     /// Joins by an external commit; with resync the client's former leaf is removed by it, which
     /// openmls does when, and only when, the signature key is in the tree already.
-    pub fn external_join(
+    fn external_join(
         &mut self,
         identity: &str,
         group_info: &[u8],
@@ -257,20 +229,20 @@ impl Client {
     }
 
     /// A GroupInfo with external_pub, and with the tree if wanted.
-    pub fn group_info(&mut self, group: &[u8], tree: bool) -> Outcome<Vec<u8>> {
+    fn group_info(&mut self, group: &[u8], tree: bool) -> Outcome<Vec<u8>> {
         let (provider, Membership { group, key }) = self.parts(group)?;
         let info = group.export_group_info(provider.crypto(), key, tree).map_err(why)?;
         info.to_bytes().map_err(why)
     }
 
     /// The tree as the body of the ratchet_tree extension.
-    pub fn tree(&mut self, group: &[u8]) -> Outcome<Vec<u8>> {
+    fn tree(&mut self, group: &[u8]) -> Outcome<Vec<u8>> {
         let group = &self.membership(group)?.group;
         group.export_ratchet_tree().tls_serialize_detached().map_err(why)
     }
 
     /// Takes in a proposal or a commit; true when it removed this client.
-    pub fn process(&mut self, group: &[u8], message: &[u8]) -> Outcome<bool> {
+    fn process(&mut self, group: &[u8], message: &[u8]) -> Outcome<bool> {
         let (provider, Membership { group, .. }) = self.parts(group)?;
         let processed = group.process_message(provider, protocol_message(message)?).map_err(why)?;
         match processed.into_content() {
@@ -289,13 +261,13 @@ impl Client {
         }
     }
 
-    pub fn seal(&mut self, group: &[u8], data: &[u8], aad: Vec<u8>) -> Outcome<Vec<u8>> {
+    fn seal(&mut self, group: &[u8], data: &[u8], aad: Vec<u8>) -> Outcome<Vec<u8>> {
         let (provider, Membership { group, key }) = self.parts(group)?;
         group.set_aad(aad);
         group.create_message(provider, key, data).map_err(why)?.to_bytes().map_err(why)
     }
 
-    pub fn open(&mut self, group: &[u8], message: &[u8]) -> Outcome<Opened> {
+    fn open(&mut self, group: &[u8], message: &[u8]) -> Outcome<Opened> {
         let (provider, Membership { group, .. }) = self.parts(group)?;
         let processed = group.process_message(provider, protocol_message(message)?).map_err(why)?;
         let aad = processed.aad().to_vec();
@@ -311,16 +283,30 @@ impl Client {
         }
     }
 
-    pub fn export(&mut self, group: &[u8], label: &str, context: &[u8], len: usize) -> Outcome<Vec<u8>> {
+    fn export(&mut self, group: &[u8], label: &str, context: &[u8], len: usize) -> Outcome<Vec<u8>> {
         let (provider, Membership { group, .. }) = self.parts(group)?;
         group.export_secret(provider.crypto(), label, context, len).map_err(why)
     }
 
     /// Registers an external pre-shared key.
-    pub fn psk(&mut self, id: Vec<u8>, secret: &[u8]) -> Outcome<()> {
+    fn psk(&mut self, id: Vec<u8>, secret: &[u8]) -> Outcome<()> {
         // The nonce is not stored, so any suite's will do.
         let id = psk_id(&self.provider, Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519, id)?;
         id.store(&self.provider, secret).map_err(why)
+    }
+
+    fn state(&mut self, group: &[u8]) -> Outcome<State> {
+        let group = &self.membership(group)?.group;
+        let member = |m: Member| {
+            let identity = String::from_utf8_lossy(m.credential.serialized_content()).into_owned();
+            (m.index.u32(), identity)
+        };
+        Ok(State {
+            epoch: group.epoch().as_u64(),
+            members: group.members().map(member).collect(),
+            authenticator: group.epoch_authenticator().as_slice().to_vec(),
+            tree_hash: group.public_group().group_context().tree_hash().to_vec(),
+        })
     }
 }
 

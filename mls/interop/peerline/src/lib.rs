@@ -1,7 +1,10 @@
 //! The line protocol of a peer: one JSON request a line in, one answer a line out.
 //!
-//! What the operations are is written in docs/MLS.md, "Driving a peer". This crate knows only the
-//! framing, the kinds of field, and how a benchmark prints its figures.
+//! What the operations are is written in docs/MLS.md, "Driving a peer". This crate knows the
+//! framing and the kinds of field, the operations as calls of a client, and what is measured.
+
+pub mod bench;
+pub mod client;
 
 use std::io::{self, BufRead, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -90,6 +93,25 @@ fn decode(name: &str, text: &str) -> Result<Vec<u8>, String> {
 /// Octets as a JSON text.
 pub fn octets(bytes: &[u8]) -> Value {
     Value::String(STANDARD.encode(bytes))
+}
+
+/// The main function of a peer: with `bench N` it measures, otherwise it answers requests.
+pub fn main<C: client::Client>(peer: client::Peer, args: &[String]) {
+    let name = peer.name;
+    let done = match args {
+        [] => {
+            let mut clients = client::Clients::<C>::new(peer);
+            serve(|op, request| clients.call(op, request)).map_err(|e| e.to_string())
+        }
+        [bench, n] if bench == "bench" => {
+            n.parse().map_err(|_| "bench: a number expected".into()).and_then(bench::run::<C>)
+        }
+        _ => Err("arguments: none, or bench N".into()),
+    };
+    if let Err(err) = done {
+        eprintln!("{name} peer: {err}");
+        std::process::exit(1);
+    }
 }
 
 /// Answers requests until the input ends. A panic of the library is an answer too.

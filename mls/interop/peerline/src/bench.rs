@@ -6,8 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use peerline::Figures;
-
+use crate::Figures;
 use crate::client::{Client, Outcome, Plan};
 
 const SUITE: u16 = 1;
@@ -29,23 +28,23 @@ fn update() -> Plan {
 }
 
 /// Measures everything in groups of n members and prints the medians.
-pub fn run(n: usize) -> Outcome<()> {
+pub fn run<C: Client>(n: usize) -> Outcome<()> {
     if !(2..=MOST).contains(&n) {
         return Err(format!("bench: 2 to {MOST} members"));
     }
     let mut figures = Figures::new(n);
-    cold(n, &mut figures)?;
-    warm(n, &mut figures)?;
+    cold::<C>(n, &mut figures)?;
+    warm::<C>(n, &mut figures)?;
     figures.print();
     Ok(())
 }
 
 /// A group made by one commit, with its maker and its second member at hand.
-fn founded(n: usize, figures: &mut Figures) -> Outcome<(Client, Client)> {
-    let (mut maker, mut second) = (Client::default(), Client::default());
+fn founded<C: Client>(n: usize, figures: &mut Figures) -> Outcome<(C, C)> {
+    let (mut maker, mut second) = (C::default(), C::default());
     let mut key_packages = vec![second.key_package(SUITE, &identity(1), false)?];
     // The others never act, so one client holds the keys of all of them.
-    let mut crowd = Client::default();
+    let mut crowd = C::default();
     for i in 2..n {
         key_packages.push(crowd.key_package(SUITE, &identity(i), false)?);
     }
@@ -58,17 +57,17 @@ fn founded(n: usize, figures: &mut Figures) -> Outcome<(Client, Client)> {
     Ok((maker, second))
 }
 
-fn cold(n: usize, figures: &mut Figures) -> Outcome<()> {
+fn cold<C: Client>(n: usize, figures: &mut Figures) -> Outcome<()> {
     for _ in 1..samples(n).min(3) {
-        founded(n, figures)?;
+        founded::<C>(n, figures)?;
     }
-    let (mut maker, mut second) = founded(n, figures)?;
+    let (mut maker, mut second) = founded::<C>(n, figures)?;
     for _ in 0..samples(n) {
         let made = figures.note("update_create_cold", || maker.commit(GROUP, update()))?;
         figures.note("update_process_cold", || second.process(GROUP, &made.commit))?;
     }
     for i in 0..samples(n) {
-        let package = Client::default().key_package(SUITE, &identity(n + i), false)?;
+        let package = C::default().key_package(SUITE, &identity(n + i), false)?;
         let plan = Plan { key_packages: vec![package], ..Plan::default() };
         let made = figures.note("add_create", || maker.commit(GROUP, plan))?;
         figures.note("add_process", || second.process(GROUP, &made.commit))?;
@@ -79,7 +78,7 @@ fn cold(n: usize, figures: &mut Figures) -> Outcome<()> {
     messages(&mut maker, &mut second, figures)
 }
 
-fn messages(maker: &mut Client, second: &mut Client, figures: &mut Figures) -> Outcome<()> {
+fn messages<C: Client>(maker: &mut C, second: &mut C, figures: &mut Figures) -> Outcome<()> {
     let data = [7; 1024];
     for _ in 0..100 {
         let sealed = figures.note("encrypt_1k", || maker.seal(GROUP, &data, Vec::new()))?;
@@ -91,15 +90,15 @@ fn messages(maker: &mut Client, second: &mut Client, figures: &mut Figures) -> O
     Ok(())
 }
 
-fn warm(n: usize, figures: &mut Figures) -> Outcome<()> {
+fn warm<C: Client>(n: usize, figures: &mut Figures) -> Outcome<()> {
     let start = Instant::now();
-    let mut last = Client::default();
+    let mut last = C::default();
     last.create(SUITE, &identity(0), GROUP, false)?;
     last.commit(GROUP, update())?;
-    let mut before = Client::default();
+    let mut before = C::default();
     for i in 1..n {
         if start.elapsed() > PATIENCE {
-            eprintln!("openmls-peer: no warm tree of {n} in {PATIENCE:?}");
+            eprintln!("no warm tree of {n} in {PATIENCE:?}");
             return Ok(());
         }
         let info = last.group_info(GROUP, true)?;
