@@ -15,7 +15,7 @@
 // removes, or takes in pending proposals. It opens a message that one later message of the
 // same sender has overtaken, and none that two have.
 import { readFile } from 'node:fs/promises'
-import { b64, Bench, bin, file, identity as named, load, same, serve, text } from './lines.mjs'
+import { b64, Bench, bin, file, identity as named, list, load, same, serve, text } from './lines.mjs'
 
 // It expects a browser: a window, an IndexedDB, a fetch that reads its own program, and
 // Error.isError, without which it swallows an error thrown inside a transaction.
@@ -274,12 +274,12 @@ async function committed(request, f) {
   }
 }
 
-const add = (r) => committed(r, (x, g) => x.addClientsToConversation(g.conv, keyPackages(r.key_packages)))
+const add = (r) => committed(r, (x, g) => x.addClientsToConversation(g.conv, keyPackages(list(r, 'key_packages'))))
 const update = (r) => committed(r, (x, g) => x.updateKeyingMaterial(g.conv))
 const remove = (r) =>
   committed(r, async (x, g) => {
     const ids = []
-    for (const which of r.members) ids.push(await g.member(which))
+    for (const which of list(r, 'members')) ids.push(await g.member(which))
     await x.removeClientsFromConversation(g.conv, ids)
   })
 
@@ -330,10 +330,20 @@ async function externalJoin(r) {
   return { group: b64(info.group), commit: b64(bundle.commit), ...group.state() }
 }
 
+// contentOf reads what a PrivateMessage says in the clear.
+function contentOf(bytes) {
+  const r = new Reader(bytes, heads.privateMessage)
+  r.vec() // group id
+  return { epoch: r.uint(8), isApplication: r.uint(1) === 1, aad: r.vec() }
+}
+
 async function process_(r) {
   const group = locate(r)
-  const result = await group.device.do((x) => x.decryptMessage(group.conv, bin(r.message, 'message')))
-  if (result.tag === 'Text') throw new Error('message: a proposal or a commit expected')
+  const bytes = bin(r.message, 'message')
+  // The library would open application data, and so use up its key.
+  const isPrivate = same(bytes.subarray(0, 4), Uint8Array.from(heads.privateMessage))
+  if (isPrivate && contentOf(bytes).isApplication) throw new Error('message: a proposal or a commit expected')
+  const result = await group.device.do((x) => x.decryptMessage(group.conv, bytes))
   if (result.tag === 'Commit' && !result.inner.isActive) {
     await client(r.client).forget(r.group)
     return { removed: true }
@@ -345,11 +355,9 @@ async function process_(r) {
 async function open(r) {
   const group = locate(r)
   const bytes = bin(r.message, 'message')
-  const reader = new Reader(bytes, heads.privateMessage)
-  reader.vec() // group id
-  const leaves = group.past.get(reader.uint(8)) ?? group.leaves
-  if (reader.uint(1) !== 1) throw new Error('message: application data expected')
-  const aad = reader.vec()
+  const { epoch, isApplication, aad } = contentOf(bytes)
+  if (!isApplication) throw new Error('message: application data expected')
+  const leaves = group.past.get(epoch) ?? group.leaves
   const { inner } = await group.device.do((x) => x.decryptMessage(group.conv, bytes))
   const sender = leaves.indexOf(text(inner.senderClientId.copyBytes()))
   return { data: b64(inner.plaintext), aad: b64(aad), sender, ...group.state() }

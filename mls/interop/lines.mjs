@@ -31,6 +31,13 @@ export function bin(value, name) {
   return new Uint8Array(Buffer.from(value, 'base64'))
 }
 
+// list reads a field that is a list with something in it.
+export function list(request, name) {
+  const value = request[name]
+  if (!Array.isArray(value) || value.length === 0) throw new Error(`${name}: a list expected`)
+  return value
+}
+
 export const same = (a, b) => Buffer.compare(a, b) === 0
 
 // describe says what went wrong, also for thrown values that are not Errors.
@@ -61,7 +68,8 @@ async function one(ops, line) {
   let id = null
   try {
     const request = JSON.parse(line)
-    id = request.id ?? null
+    id = request?.id ?? null
+    if (typeof request?.op !== 'string') throw new Error('a request with an op expected')
     if (!Object.hasOwn(ops, request.op)) throw new Error(`unknown op ${request.op}`)
     return { id, ok: true, ...(await ops[request.op](request)) }
   } catch (error) {

@@ -6,7 +6,7 @@
 //
 // The state has two fields more than the protocol asks for: `own`, this client's leaf, and
 // `reinit`, the id and suite of the group to follow, once a ReInit has ended this one.
-import { b64, Bench, bin, identity as named, load, same, serve, text } from './lines.mjs'
+import { b64, Bench, bin, identity as named, list, load, same, serve, text } from './lines.mjs'
 
 const dist = (name) => load('ts-mls', 'dist', 'src', name)
 const m = await dist('index.js')
@@ -414,8 +414,8 @@ const ops = {
     const state = await m.createGroup(bin(r.group, 'group'), own.publicPackage, own.privatePackage, [], own.cs, config)
     return stateOf(c.keep(state, own.cs))
   },
-  add: (r) => commit(r, r.key_packages.map(proposal.add)),
-  remove: (r) => commit(r, r.members.map(proposal.remove)),
+  add: (r) => commit(r, list(r, 'key_packages').map(proposal.add)),
+  remove: (r) => commit(r, list(r, 'members').map(proposal.remove)),
   update: (r) => commit(r, []),
   commit: (r) => {
     const { cs } = locate(r).group
