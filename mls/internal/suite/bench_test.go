@@ -134,3 +134,59 @@ func BenchmarkEd25519(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkMessage is the cryptography of one PrivateMessage of 1 KiB in suite
+// 1, without framing: the floor under what a group can reach.
+func BenchmarkMessage(b *testing.B) {
+	s := Lookup(X25519AES128)
+	private, public, err := s.GenerateSignatureKey(bytes.NewReader(bytes.Repeat([]byte{5}, 32)))
+	if err != nil {
+		b.Fatal(err)
+	}
+	secret, content, aad := make([]byte, 32), make([]byte, 1024), make([]byte, 40)
+	var key, nonce, next [MaxHash]byte
+	out, small, signature := make([]byte, 0, 2048), make([]byte, 0, 64), make([]byte, 0, 64)
+	ratchet := func() {
+		s.DeriveTreeSecret(key[:0], secret, "key", 3, 16)
+		s.DeriveTreeSecret(nonce[:0], secret, "nonce", 3, 12)
+		s.DeriveTreeSecret(next[:0], secret, "secret", 3, 32)
+	}
+	sender := func() {
+		s.ExpandWithLabel(key[:0], secret, "key", content[:32], 16)
+		s.ExpandWithLabel(nonce[:0], secret, "nonce", content[:32], 12)
+	}
+	ratchet()
+	signature, err = s.AppendSign(signature[:0], private, "FramedContentTBS", content[:900])
+	if err != nil {
+		b.Fatal(err)
+	}
+	sealed := s.Seal(nil, key[:16], nonce[:12], aad, content)
+	sender()
+	sealedSender := s.Seal(nil, key[:16], nonce[:12], aad, content[:12])
+	b.Run("encrypt", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			signature, _ = s.AppendSign(signature[:0], private, "FramedContentTBS", content[:900])
+			ratchet()
+			out = s.Seal(out[:0], key[:16], nonce[:12], aad, content)
+			sender()
+			small = s.Seal(small[:0], key[:16], nonce[:12], aad, content[:12])
+		}
+	})
+	b.Run("decrypt", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			sender()
+			if small, err = s.Open(small[:0], key[:16], nonce[:12], aad, sealedSender); err != nil {
+				b.Fatal(err)
+			}
+			ratchet()
+			if out, err = s.Open(out[:0], key[:16], nonce[:12], aad, sealed); err != nil {
+				b.Fatal(err)
+			}
+			if !s.Verify(public, "FramedContentTBS", content[:900], signature) {
+				b.Fatal("not verified")
+			}
+		}
+	})
+}
