@@ -24,8 +24,8 @@ type PendingProposal struct {
 type pending struct {
 	byRef  map[string]int // place in list
 	list   []*PendingProposal
-	gone   int            // nil entries of list
-	octets int            // of all contents
+	gone   int // nil entries of list
+	octets int // of all contents
 
 	leaving map[uint32]bool // members of whom a SelfRemove waits, by leaf
 }

@@ -128,6 +128,7 @@ func (g *PublicGroup) checkTree() error {
 			return refuse(RuleTreeLeaf, "%w", err)
 		}
 	}
+	g.tree.Settle(g.policy.Parallel)
 	return nil
 }
 

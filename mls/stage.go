@@ -150,9 +150,8 @@ func (p *plan) receivePath(path *UpdatePath) error {
 	if !bytes.Equal(st.Tree.SetPath(st.Committer, keys), path.Leaf.ParentHash) {
 		return refuse(RulePathParentHash, "the leaf's parent hash is not that of the path")
 	}
-	st.Tree.ReplaceLeaf(st.Committer, path.Leaf)
 	st.Path = path
-	return nil
+	return st.mergeLeaf(path.Leaf)
 }
 
 // checkPathKeys checks the keys of a path against one another and against the
@@ -209,23 +208,21 @@ func (st *Staged) checkPathLeaf(leaf *LeafNode) error {
 	if at, found := st.Tree.LeafBySignatureKey(leaf.SignatureKey); found && at != st.Committer {
 		return refuse(RuleMemberKeysUnique, "the signature key is that of leaf %d", at)
 	}
-	if err := checkCredentials(leaf.Capabilities, st.Tree.CredentialsInUse()); err != nil {
-		return err
-	}
-	return checkCredentialType(st.Tree, st.base.tree, leaf)
+	return nil
 }
 
-// checkCredentialType: RFC 9420 §7.3: all members support the leaf's type of
-// credential. They do if it was in use before.
-func checkCredentialType(t, before *Tree, l *LeafNode) error {
-	want := uint16(l.Credential.Type)
-	for _, used := range before.CredentialsInUse() {
-		if used == want {
-			return nil
-		}
+// mergeLeaf puts the leaf of the path into the tree, after the path's keys.
+// RFC 9420 §7.3: then its type of credential has to be supported by all
+// members, and it has to support theirs.
+func (st *Staged) mergeLeaf(leaf *LeafNode) error {
+	st.Tree.ReplaceLeaf(st.Committer, leaf)
+	used := st.Tree.CredentialsInUse()
+	err := checkCredentials(leaf.Capabilities, used)
+	if err == nil {
+		err = checkNewTypes(st.Tree, used, st.base.tree.CredentialsInUse())
 	}
-	if !l.Capabilities.Credentials().Has(want) || !t.EveryMember(func(c Capabilities) bool { return c.Credentials().Has(want) }) {
-		return refuse(RuleCredentialSupport, "not all members support credentials of type %d", want)
+	if err != nil {
+		return refuse(RulePathLeaf, "%w", err)
 	}
 	return nil
 }
@@ -276,12 +273,11 @@ func (st *Staged) SetPath(keys [][]byte, leaf func(parentHash []byte) (*LeafNode
 	if err := st.checkLeafKey(l, former); err != nil {
 		return err
 	}
-	if err := st.authenticatePath(l); err != nil {
+	if err := st.mergeLeaf(l); err != nil {
 		return err
 	}
-	st.Tree.ReplaceLeaf(st.Committer, l)
 	st.Path = &UpdatePath{Leaf: l}
-	return nil
+	return st.authenticatePath(l)
 }
 
 // Provisional is the encoded provisional GroupContext, RFC 9420 §12.4.2: of

@@ -142,10 +142,7 @@ func (p *plan) checkMembers() error {
 		}
 	}
 	p.at = -1
-	if err := checkNewTypes(st.Tree, used, before); err != nil {
-		return err
-	}
-	return nil
+	return checkNewTypes(st.Tree, used, before)
 }
 
 // checkNewTypes: RFC 9420 §7.3: a type of credential that comes into use is
