@@ -20,6 +20,14 @@ const (
 // to 60). It does not check what needs the group's context or a policy:
 // capabilities, credentials, lifetimes, and the tree hash.
 func (t *Tree) Validate(groupID []byte, p Parallel) error {
+	if err := t.validateShape(p); err != nil {
+		return err
+	}
+	return t.checkSignatures(groupID, p)
+}
+
+// validateShape is Validate without the signatures.
+func (t *Tree) validateShape(p Parallel) error {
 	if err := t.eachParent(p, (*treeChecker).unmerged); err != nil {
 		return err
 	}
@@ -28,10 +36,7 @@ func (t *Tree) Validate(groupID []byte, p Parallel) error {
 		return err
 	}
 	t.index(p)
-	if err := t.CheckUnique(); err != nil {
-		return err
-	}
-	return t.checkSignatures(groupID, p)
+	return t.CheckUnique()
 }
 
 // checkSignatures verifies the leaves' signatures and refuses the first leaf
