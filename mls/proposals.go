@@ -140,7 +140,7 @@ func (g *PublicGroup) Propose(a *AuthenticatedContent) (*PendingProposal, error)
 func (g *PublicGroup) signatures(c *checks, p *Proposal, sender Sender, entry int) {
 	switch p.Type {
 	case ProposalAdd:
-		c.keyPackage(entry, g.demands.params, p.Add)
+		c.keyPackage(entry, RuleAdd, g.demands.params, p.Add)
 	case ProposalUpdate:
 		c.leaf(entry, RuleUpdate, g.demands.params, p.Update, g.context.GroupID, sender.Index)
 	}

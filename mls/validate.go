@@ -192,7 +192,7 @@ func (k *KeyPackage) Verify(v Version, s Suite, p *Policy) error {
 		return err
 	}
 	var c checks
-	c.keyPackage(-1, params, k)
+	c.keyPackage(-1, 0, params, k)
 	return c.run(p.Parallel)
 }
 
@@ -255,11 +255,7 @@ func (c *checks) leaf(entry int, wrap Rule, s *suite.Suite, l *LeafNode, groupID
 }
 
 // keyPackage adds both signatures of a key package, RFC 9420 §10.1.
-func (c *checks) keyPackage(entry int, s *suite.Suite, k *KeyPackage) {
-	wrap := RuleAdd
-	if entry < 0 {
-		wrap = 0
-	}
+func (c *checks) keyPackage(entry int, wrap Rule, s *suite.Suite, k *KeyPackage) {
 	c.leaf(entry, wrap, s, k.Leaf, nil, 0)
 	tbs := k.raw
 	if tbs != nil {
