@@ -31,7 +31,7 @@ type bucket struct {
 }
 
 type index struct {
-	buckets []bucket // a power of two, or none
+	buckets []*bucket // a power of two, or none
 	count   int
 	twice   int // entries whose key another entry before them has
 }
@@ -41,9 +41,19 @@ func keyHash(key []byte) uint64 {
 	return binary.BigEndian.Uint64(sum[:]) &^ nodeMask
 }
 
-// bucket is the bucket of a hash.
-func (x *index) bucket(h uint64) *bucket {
-	return &x.buckets[h>>(65-uint(bits.Len(uint(len(x.buckets)))))]
+// place is the number of the bucket of a hash.
+func (x *index) place(h uint64) uint64 {
+	return h >> (65 - uint(bits.Len(uint(len(x.buckets)))))
+}
+
+// own is a bucket for writing, with room for one entry more.
+func (x *index) own(k *token, place uint64) *bucket {
+	b := x.buckets[place]
+	if b.owner != k {
+		b = &bucket{k, append(make([]uint64, 0, len(b.entries)+4), b.entries...)}
+		x.buckets[place] = b
+	}
+	return b
 }
 
 // find returns the first entry of other nodes whose key is key.
@@ -63,7 +73,7 @@ func (x *index) lookup(key []byte, keyOf func(uint32) []byte) (uint32, bool) {
 		return 0, false
 	}
 	h := keyHash(key)
-	return find(x.bucket(h).entries, h, key, nodeMask, keyOf)
+	return find(x.buckets[x.place(h)].entries, h, key, nodeMask, keyOf)
 }
 
 // insert adds an entry for a node that has the key.
@@ -72,13 +82,9 @@ func (x *index) insert(k *token, key []byte, node uint32, keyOf func(uint32) []b
 		x.double()
 	}
 	h := keyHash(key)
-	b := x.bucket(h)
+	b := x.own(k, x.place(h))
 	if _, again := find(b.entries, h, key, node, keyOf); again {
 		x.twice++
-	}
-	if b.owner != k {
-		b.entries = append(make([]uint64, 0, len(b.entries)+4), b.entries...)
-		b.owner = k
 	}
 	at, _ := slices.BinarySearch(b.entries, h|uint64(node))
 	b.entries = slices.Insert(b.entries, at, h|uint64(node))
@@ -91,17 +97,13 @@ func (x *index) remove(k *token, key []byte, node uint32, keyOf func(uint32) []b
 		return
 	}
 	h := keyHash(key)
-	b := x.bucket(h)
+	b := x.own(k, x.place(h))
 	at, found := slices.BinarySearch(b.entries, h|uint64(node))
 	if !found {
 		return
 	}
 	if _, again := find(b.entries, h, key, node, keyOf); again {
 		x.twice--
-	}
-	if b.owner != k {
-		b.entries = slices.Clone(b.entries)
-		b.owner = k
 	}
 	b.entries = slices.Delete(b.entries, at, at+1)
 	x.count--
@@ -111,17 +113,25 @@ func (x *index) remove(k *token, key []byte, node uint32, keyOf func(uint32) []b
 // their place in memory.
 func (x *index) double() {
 	if len(x.buckets) == 0 {
-		x.buckets = make([]bucket, 1)
+		x.buckets = emptyBuckets(1)
 		return
 	}
-	out := make([]bucket, 2*len(x.buckets))
+	out := emptyBuckets(2 * len(x.buckets))
 	shift := 64 - uint(bits.Len(uint(len(x.buckets))))
 	for i, b := range x.buckets {
 		at, _ := slices.BinarySearch(b.entries, uint64(2*i+1)<<shift)
-		out[2*i] = bucket{b.owner, b.entries[:at:at]}
-		out[2*i+1] = bucket{b.owner, b.entries[at:]}
+		*out[2*i] = bucket{b.owner, b.entries[:at:at]}
+		*out[2*i+1] = bucket{b.owner, b.entries[at:]}
 	}
 	x.buckets = out
+}
+
+func emptyBuckets(n int) []*bucket {
+	all, out := make([]bucket, n), make([]*bucket, n)
+	for i := range all {
+		out[i] = &all[i]
+	}
+	return out
 }
 
 // fill makes the index of all these entries at once.
@@ -130,7 +140,7 @@ func (x *index) fill(k *token, entries []uint64, keyOf func(uint32) []byte) {
 	for buckets*bucketMean < len(entries) {
 		buckets *= 2
 	}
-	*x = index{buckets: make([]bucket, buckets), count: len(entries)}
+	*x = index{buckets: emptyBuckets(buckets), count: len(entries)}
 	shift := 65 - uint(bits.Len(uint(buckets)))
 	ends := make([]int, buckets+1)
 	for _, e := range entries {
@@ -149,7 +159,7 @@ func (x *index) fill(k *token, entries []uint64, keyOf func(uint32) []byte) {
 		part := all[from:ends[i]:ends[i]]
 		from = ends[i]
 		slices.Sort(part)
-		x.buckets[i] = bucket{k, part}
+		*x.buckets[i] = bucket{k, part}
 		for j := 1; j < len(part); j++ {
 			if h := part[j] &^ nodeMask; part[j-1]&^nodeMask == h {
 				key := keyOf(uint32(part[j] & nodeMask))
@@ -176,8 +186,7 @@ func (x *index) duplicate(keyOf func(uint32) []byte) (first, second uint32, foun
 
 // compact gives back the room of buckets that hold far less than they could.
 func (x *index) compact(k *token) {
-	for i := range x.buckets {
-		b := &x.buckets[i]
+	for _, b := range x.buckets {
 		if b.owner == k && cap(b.entries) > len(b.entries)+len(b.entries)/2+8 {
 			b.entries = append(make([]uint64, 0, len(b.entries)), b.entries...)
 		}

@@ -2,6 +2,7 @@ package mls
 
 import (
 	"math/bits"
+	"slices"
 
 	"github.com/isthmus-chat/isthmus/mls/internal/codec"
 	"github.com/isthmus-chat/isthmus/mls/internal/suite"
@@ -134,8 +135,13 @@ func checkUnmergedOrder(node uint32, list []uint32) error {
 // AppendTo appends the body of a ratchet_tree extension, RFC 9420 §12.4.3.3:
 // all nodes up to the last one that is not blank.
 func (t *Tree) AppendTo(dst []byte) []byte {
-	dst, mark := codec.Begin(dst)
-	for node, end := uint32(0), t.serialised(); node < end; node++ {
+	end := t.serialised()
+	size := int(end)
+	for node := range end {
+		size += t.contentSize(node)
+	}
+	dst = codec.AppendLength(slices.Grow(dst, 4+size), size)
+	for node := range end {
 		p := t.page(node)
 		switch l, q := p.leaves[slot(node)], p.parents[slot(node)]; {
 		case node&1 == 0 && l != nil:
@@ -146,8 +152,31 @@ func (t *Tree) AppendTo(dst []byte) []byte {
 			dst = append(dst, 0)
 		}
 	}
-	return codec.End(dst, mark)
+	return dst
 }
+
+// contentSize is the number of octets of a node after its presence: its type
+// and what it holds.
+func (t *Tree) contentSize(node uint32) int {
+	if node&1 == 1 {
+		p := t.parentAt(node)
+		if p == nil {
+			return 0
+		}
+		return 1 + vectorSize(len(p.EncryptionKey)) + vectorSize(len(p.ParentHash)) + vectorSize(4*len(p.UnmergedLeaves))
+	}
+	switch l := t.leafAt(node); {
+	case l == nil:
+		return 0
+	case l.raw != nil:
+		return 1 + len(l.raw)
+	default:
+		return 1 + len(l.AppendTo(nil))
+	}
+}
+
+// vectorSize is the number of octets of a vector whose content has n.
+func vectorSize(n int) int { return codec.LengthSize(n) + n }
 
 // serialised is the number of nodes up to the last one that is not blank.
 func (t *Tree) serialised() uint32 {
