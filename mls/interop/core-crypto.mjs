@@ -370,8 +370,7 @@ const ops = {
     suites,
     can: [
       ...Object.keys(ops).filter((op) => !['hello', 'export', 'group_info'].includes(op)),
-      ...['resync', 'sender', 'own', 'past_epochs'],
-      ...['tree_hash:own', 'group_info:own', `export:${exporter}`],
+      ...['resync', 'past_epochs', 'tree_hash:own', 'group_info:own', `export:${exporter}`],
     ],
   }),
   key_package: async (r) => {

@@ -277,23 +277,36 @@ async function proposeUpdate(request) {
 // apply gives a proposal or a commit to the state. The library's callback is asked after
 // the proposals were checked and before the path is opened: there, one's own new leaf key
 // takes its place (in a copy, for the commit may yet be refused).
+//
+// That this client is removed the library sees from its leaf being blank, which it is not
+// if the same commit adds somebody there; then it fails to open the path. So the callback
+// looks for the Remove as well.
 async function apply(c, group, message) {
   const { privatePath } = group.state
+  const own = privatePath.leafIndex
   const state = { ...group.state, privatePath: { ...privatePath, privateKeys: { ...privatePath.privateKeys } } }
+  let removed = false
+  const take = ({ proposal: p, senderLeafIndex }) => {
+    if (p.proposalType === 'remove' && p.remove.removed === own) removed = true
+    if (p.proposalType !== 'update' || senderLeafIndex !== own) return
+    const key = group.updates.get(b64(p.update.leafNode.hpkePublicKey))
+    if (!key) throw new Error('an Update of this client that it did not make')
+    state.privatePath.privateKeys[2 * own] = key
+  }
   const callback = (incoming) => {
-    for (const p of incoming.kind === 'commit' ? incoming.proposals : []) {
-      if (p.proposal.proposalType !== 'update' || p.senderLeafIndex !== privatePath.leafIndex) continue
-      const key = group.updates.get(b64(p.proposal.update.leafNode.hpkePublicKey))
-      if (!key) throw new Error('an Update of this client that it did not make')
-      state.privatePath.privateKeys[2 * privatePath.leafIndex] = key
-    }
+    if (incoming.kind === 'commit') incoming.proposals.forEach(take)
     return 'accept'
   }
-  // Not processMessage: it looks up no pre-shared key for a PrivateMessage.
-  if (message.wireformat === 'mls_public_message') {
-    return m.processPublicMessage(state, message.publicMessage, c.pskIndex(), group.cs, callback)
+  try {
+    // Not processMessage: it looks up no pre-shared key for a PrivateMessage.
+    const { newState } = message.publicMessage
+      ? await m.processPublicMessage(state, message.publicMessage, c.pskIndex(), group.cs, callback)
+      : await m.processPrivateMessage(state, message.privateMessage, c.pskIndex(), group.cs, callback)
+    return { newState, removed }
+  } catch (error) {
+    if (removed && error.message.includes('No overlap')) return { removed }
+    throw error
   }
-  return m.processPrivateMessage(state, message.privateMessage, c.pskIndex(), group.cs, callback)
 }
 
 async function process_(request) {
@@ -301,14 +314,13 @@ async function process_(request) {
   const message = decode(request.message, 'message', 'mls_public_message', 'mls_private_message')
   const content = message.privateMessage?.contentType ?? message.publicMessage.content.contentType
   if (content === 'application') throw new Error('message: a proposal or a commit expected')
-  const result = await apply(c, group, message)
-  const id = b64(result.newState.groupContext.groupId)
-  if (result.newState.groupActiveState.kind === 'removedFromGroup') {
-    c.groups.delete(id)
-    return { removed: true }
+  const { newState, removed } = await apply(c, group, message)
+  if (removed) {
+    c.groups.delete(b64(group.state.groupContext.groupId))
+    return { removed }
   }
-  const kept = result.newState.groupContext.epoch === group.state.groupContext.epoch ? group.updates : new Map()
-  return stateOf(c.keep(result.newState, group.cs, kept))
+  const sameEpoch = newState.groupContext.epoch === group.state.groupContext.epoch
+  return stateOf(c.keep(newState, group.cs, sameEpoch ? group.updates : new Map()))
 }
 
 async function seal(request) {
@@ -424,8 +436,8 @@ const ops = {
     suites: [...names.keys()].sort((a, b) => a - b),
     can: [
       ...Object.keys(ops).filter((op) => op !== 'hello'),
-      ...['private', 'propose', 'resync', 'tree', 'last_resort', 'aad', 'sender', 'own'],
-      ...['tree_hash', 'epoch_authenticator', 'past_epochs', 'future_skip'],
+      ...['private', 'propose', 'resync', 'tree', 'last_resort', 'aad', 'past_epochs'],
+      ...['tree_hash', 'epoch_authenticator'],
     ],
   }),
   key_package: async (r) => {
