@@ -244,13 +244,51 @@ func commitOf(t testing.TB, n int, committer uint32, external bool) *committed {
 	return c
 }
 
+// unmergedCommit is a commit by leaf 0 of eight members, of whom leaf 6 is
+// unmerged at the node that its part of the path leads to.
+func unmergedCommit(t testing.TB) *committed {
+	t.Helper()
+	before := newProvenTree(t, 1)
+	for i := range 7 {
+		before.add(t, i+1)
+	}
+	before.path(t, 5, 501, nil)
+	before.Remove(6)
+	before.path(t, 4, 502, nil)
+	if at := before.add(t, 8); at != 6 || !slices.Contains(before.Parent(11).UnmergedLeaves, 6) {
+		t.Fatalf("leaf %d is not unmerged", at)
+	}
+	c := &committed{before: before, after: before.clone(), context: contextOf(before.Tree, 9)}
+	path := c.after.path(t, 0, 503, nil)
+	c.message = publicMessage(t, c.after.by[0], c.context, FramedContent{
+		Sender: Sender{Type: SenderMember}, ContentType: ContentCommit, Commit: &Commit{Path: path},
+	})
+	return c
+}
+
+// TestAnnotatedCommitUnmerged covers RFC 9420 §4.1.1: who is unmerged at the
+// next node that is not blank opens the path with its leaf's key.
+func TestAnnotatedCommitUnmerged(t *testing.T) {
+	c := unmergedCommit(t)
+	for leaf, want := range map[uint32]uint32{4: 11, 5: 11, 6: 12, 7: 11} {
+		a, err := AnnotateCommit(c.before.Tree, c.after.Tree, c.message, c.at, leaf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		share, err := a.Share(a.Commit.Public.Content.Commit.Path)
+		if err != nil || share.Key != want {
+			t.Errorf("leaf %d opens with the key of node %v, %v, want %d", leaf, share, err, want)
+		}
+	}
+}
+
 // TestAnnotatedCommit gives every member its part of a commit's path, rule
 // 125, draft-ietf-mls-partial-02 §10.
 func TestAnnotatedCommit(t *testing.T) {
 	s := suite.Lookup(uint16(proofSuite))
 	for _, c := range []*committed{
 		commitOf(t, 4, 0, false), commitOf(t, 9, 2, false), commitOf(t, 9, 7, false), commitOf(t, 17, 0, false),
-		commitOf(t, 30, 14, false), commitOf(t, 5, 0, true), commitOf(t, 21, 0, true),
+		commitOf(t, 30, 14, false), commitOf(t, 5, 0, true), commitOf(t, 21, 0, true), unmergedCommit(t),
 	} {
 		received := 0
 		for i := range c.after.Leaves() {
@@ -356,6 +394,13 @@ func TestAnnotatedCommitFields(t *testing.T) {
 	_, err = AnnotateCommit(c.before.Tree, c.after.Tree, proposal, c.at, 3)
 	refused(t, "annotating a proposal", err, RuleMembershipProof)
 	at := c.at
+	at.Committer = 6
+	_, err = AnnotateCommit(c.before.Tree, c.after.Tree, c.message, at, 3)
+	refused(t, "a committer that was no member", err, RuleMembershipProof)
+	at.Committer = 9
+	_, err = AnnotateCommit(c.before.Tree, c.after.Tree, joined.message, at, 3)
+	refused(t, "a committer that is no member", err, RuleMembershipProof)
+	at = c.at
 	at.Path = true
 	if a, err := AnnotateCommit(c.before.Tree, c.after.Tree, private(ContentCommit), at, 3); err != nil || !a.HasResolution {
 		t.Errorf("annotating a private commit: %v", err)

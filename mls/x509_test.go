@@ -12,6 +12,8 @@ import (
 	"math/big"
 	"testing"
 	"time"
+
+	"github.com/isthmus-chat/isthmus/mls/internal/suite"
 )
 
 // issued is when the certificates of these tests begin to be valid.
@@ -162,6 +164,35 @@ func TestCheckX509Ed448(t *testing.T) {
 	refused(t, "parameters", CheckX509(X448AES256SHA512Ed448, X509Credential(odd), key), RuleX509Key)
 	short := withKey(publicInfo{ed448, asn1.BitString{Bytes: key, BitLength: 8*len(key) - 3}})
 	refused(t, "bits that are no octets", CheckX509(X448AES256SHA512Ed448, X509Credential(short), key), RuleX509Key)
+}
+
+// TestCertificateKeySchemes covers rule 38: each scheme has its algorithm, RFC
+// 8410 §3, RFC 9881 §2.
+func TestCertificateKeySchemes(t *testing.T) {
+	key := []byte("any octets")
+	schemes := map[suite.Signature]string{
+		suite.Ed25519: "1.3.101.112", suite.Ed448: "1.3.101.113", suite.MLDSA44: "2.16.840.1.101.3.4.3.17",
+		suite.MLDSA65: "2.16.840.1.101.3.4.3.18", suite.MLDSA87: "2.16.840.1.101.3.4.3.19",
+	}
+	for g := range schemes {
+		want, ok := keyAlgorithmOf(g)
+		if !ok || want.curve != nil || want.algorithm.String() != schemes[g] {
+			t.Errorf("scheme %#04x has algorithm %v, %t", g, want.algorithm, ok)
+		}
+		info, err := asn1.Marshal(publicInfo{pkix.AlgorithmIdentifier{Algorithm: want.algorithm}, asn1.BitString{Bytes: key, BitLength: 8 * len(key)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for other := range schemes {
+			rule := RuleX509Key
+			if other == g {
+				rule = 0
+			}
+			refused(t, schemes[other], checkCertificateKey(other, &x509.Certificate{RawSubjectPublicKeyInfo: info}, key), rule)
+		}
+		refused(t, "no scheme", checkCertificateKey(0, &x509.Certificate{RawSubjectPublicKeyInfo: info}, key), RuleX509Key)
+		refused(t, "unreadable", checkCertificateKey(g, &x509.Certificate{RawSubjectPublicKeyInfo: info[1:]}, key), RuleX509Key)
+	}
 }
 
 // publicInfo is a SubjectPublicKeyInfo, RFC 5280 §4.1.
