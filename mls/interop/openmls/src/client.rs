@@ -244,7 +244,11 @@ impl Client for Openmls {
     /// Takes in a proposal or a commit; true when it removed this client.
     fn process(&mut self, group: &[u8], message: &[u8]) -> Outcome<bool> {
         let (provider, Membership { group, .. }) = self.parts(group)?;
-        let processed = group.process_message(provider, protocol_message(message)?).map_err(why)?;
+        let message = protocol_message(message)?;
+        if message.content_type() == ContentType::Application {
+            return Err("an application message".into());
+        }
+        let processed = group.process_message(provider, message).map_err(why)?;
         match processed.into_content() {
             ProcessedMessageContent::ProposalMessage(proposal)
             | ProcessedMessageContent::ExternalJoinProposalMessage(proposal) => {
@@ -256,7 +260,6 @@ impl Client for Openmls {
                 group.merge_staged_commit(provider, *staged).map_err(why)?;
                 Ok(removed)
             }
-            ProcessedMessageContent::ApplicationMessage(_) => Err("an application message".into()),
             _ => Err("a message of one's own".into()),
         }
     }
@@ -264,12 +267,19 @@ impl Client for Openmls {
     fn seal(&mut self, group: &[u8], data: &[u8], aad: Vec<u8>) -> Outcome<Vec<u8>> {
         let (provider, Membership { group, key }) = self.parts(group)?;
         group.set_aad(aad);
-        group.create_message(provider, key, data).map_err(why)?.to_bytes().map_err(why)
+        let made = group.create_message(provider, key, data);
+        // A refusal would leave it for the next message.
+        group.set_aad(Vec::new());
+        made.map_err(why)?.to_bytes().map_err(why)
     }
 
     fn open(&mut self, group: &[u8], message: &[u8]) -> Outcome<Opened> {
         let (provider, Membership { group, .. }) = self.parts(group)?;
-        let processed = group.process_message(provider, protocol_message(message)?).map_err(why)?;
+        let message = protocol_message(message)?;
+        if message.content_type() != ContentType::Application {
+            return Err("not an application message".into());
+        }
+        let processed = group.process_message(provider, message).map_err(why)?;
         let aad = processed.aad().to_vec();
         let sender = match processed.sender() {
             Sender::Member(leaf) => leaf.u32(),
@@ -279,7 +289,7 @@ impl Client for Openmls {
             ProcessedMessageContent::ApplicationMessage(m) => {
                 Ok(Opened { data: m.into_bytes(), aad, sender })
             }
-            _ => Err("not an application message of another member".into()),
+            _ => Err("a message of one's own".into()),
         }
     }
 
