@@ -195,8 +195,10 @@ func (g *PublicGroup) needsPath(sender Sender, list []ProposalOrRef) bool {
 		switch p.Type {
 		case ProposalUpdate, ProposalRemove, ProposalExternalInit, ProposalGroupContextExtensions, ProposalSelfRemove:
 			return true
+		case ProposalAdd, ProposalPSK, ProposalReInit, ProposalAppDataUpdate, ProposalAppEphemeral:
+			continue
 		}
-		if _, path := g.policy.custom(p.Type); !p.Type.Default() && path {
+		if _, path := g.policy.custom(p.Type); path {
 			return true
 		}
 	}

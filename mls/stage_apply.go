@@ -200,7 +200,7 @@ func (p *plan) finish() error {
 // componentUpdate is what a list does to one component's data.
 type componentUpdate struct {
 	id      ComponentID
-	entry   int
+	entry   int // the one to leave out if they do not go together
 	removes int
 	updates [][]byte
 }
@@ -253,6 +253,7 @@ func (p *plan) componentUpdates() []componentUpdate {
 			out = append(out, componentUpdate{id: u.Component, entry: i})
 		}
 		if u.Operation == AppDataRemove {
+			out[n].entry = i
 			out[n].removes++
 		} else {
 			out[n].updates = append(out[n].updates, u.Data)

@@ -176,6 +176,8 @@ func (p *plan) take(i int, e *Entry) error {
 	case ProposalAppDataUpdate:
 		p.components = append(p.components, i)
 		p.other(i, e.Proposal.Type)
+	case ProposalAppEphemeral:
+		p.other(i, e.Proposal.Type)
 	default:
 		_, path := p.g.policy.custom(e.Proposal.Type)
 		p.st.NeedsPath = p.st.NeedsPath || path
