@@ -136,6 +136,7 @@ type epoch struct {
 	context  []byte // encoded GroupContext
 	number   uint64
 	tree     *mls.Tree
+	framing  *mls.GroupContext // of an epoch whose extensions say how messages are framed, else nil
 	others   map[uint32][]byte // of a restored past epoch: signature keys that are not those in tree; empty: blank
 }
 
@@ -270,9 +271,38 @@ func (e *epoch) externalKeys(s *suite.Suite) (private, public []byte, err error)
 	return hpke.DeriveKeyPair(s, e.secrets.External)
 }
 
+// readFraming notes what the GroupContext demands of application messages,
+// draft-ietf-mls-extensions-10 §4.9 and §6.2.4.
+func (e *epoch) readFraming() error {
+	context, err := mls.ParseGroupContext(e.context)
+	if err != nil {
+		return err
+	}
+	_, safe := context.Extensions.Component(mls.ComponentSafeAAD)
+	_, media := context.Extensions.Component(mls.ComponentContentMediaTypes)
+	if safe || media {
+		e.framing = context
+	}
+	return nil
+}
+
+// checkFraming refuses an application message that is not framed as its epoch
+// demands.
+func (e *epoch) checkFraming(data, authenticatedData []byte) error {
+	if e.framing == nil {
+		return nil
+	}
+	if err := e.framing.CheckAuthenticatedData(authenticatedData); err != nil {
+		return err
+	}
+	_, err := e.framing.ReadApplication(data)
+	return err
+}
+
 // enter fills in what follows from the secrets of an epoch.
-func (e *epoch) enter(g *Group) {
+func (e *epoch) enter(g *Group) error {
 	e.ratchets = secret.NewRatchets(g.params, e.secrets.Encryption, e.tree.Leaves(), secret.Limits{Skip: g.limits.Skip, Stored: g.limits.Stored})
 	e.exporter = secret.NewExporterTree(g.params, e.secrets.AppExport)
 	secret.Wipe(e.secrets.Encryption, e.secrets.AppExport)
+	return e.readFraming()
 }

@@ -15,10 +15,10 @@ func newGroup(c *Config, s *suite.Suite) *Group {
 }
 
 // begin enters the first epoch that this member sees.
-func (g *Group) begin(public *mls.PublicGroup, e epoch) {
+func (g *Group) begin(public *mls.PublicGroup, e epoch) error {
 	g.epoch = e
 	g.public, g.context, g.number, g.tree = public, public.ContextBytes(), public.Epoch(), public.Tree()
-	g.enter(g)
+	return g.enter(g)
 }
 
 // Create makes a group of one, RFC 9420 §11, in epoch 0. The leaf is of a key
@@ -58,9 +58,8 @@ func CreateFrom(c *Config, groupID []byte, k *KeyPackage, extensions mls.Extensi
 	secrets := secret.Derive(s, joiner, make([]byte, s.HashSize()), public.ContextBytes())
 	secret.Wipe(joiner)
 	public.SetConfirmation(s.MAC(nil, secrets.Confirmation, public.Context().ConfirmedTranscriptHash))
-	g.begin(public, epoch{self: self, signer: k.Identity.Signer, secrets: secrets,
+	return g, g.begin(public, epoch{self: self, signer: k.Identity.Signer, secrets: secrets,
 		keys: privateKeys{2 * self: {k.encryption, k.Package.Leaf.EncryptionKey}}})
-	return g, nil
 }
 
 // JoinOptions is what a new member may have beside the Welcome.
@@ -113,8 +112,7 @@ func Join(c *Config, w *mls.Welcome, k *KeyPackage, o JoinOptions) (*Group, erro
 	if !s.CheckMAC(derived.Confirmation, info.ConfirmationTag, info.Context.ConfirmedTranscriptHash) {
 		return nil, mls.Refuse(mls.RuleGroupInfoConfirmation, "the Welcome's secrets are not those of the GroupInfo")
 	}
-	g.begin(public, epoch{self: self, signer: k.Identity.Signer, keys: keys, secrets: derived})
-	return g, nil
+	return g, g.begin(public, epoch{self: self, signer: k.Identity.Signer, keys: keys, secrets: derived})
 }
 
 // openSecrets finds and decrypts this member's part of a Welcome.
@@ -363,8 +361,7 @@ func (g *Group) externalCommit(id Identity, list []mls.ProposalOrRef, initSecret
 	if err != nil {
 		return nil, err
 	}
-	g.begin(st.Next(t.tag), t.next)
-	return commit, nil
+	return commit, g.begin(st.Next(t.tag), t.next)
 }
 
 // ProposeAdd asks from outside to be added, RFC 9420 §12.1.8: the proposal of

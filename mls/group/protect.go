@@ -45,6 +45,9 @@ func (g *Group) Seal(dst, plaintext, authenticatedData []byte) ([]byte, error) {
 		// RFC 9420 §12.4: proposals are committed before more is said.
 		return nil, mls.Refuse(mls.RulePendingProposals, "proposals wait for a commit")
 	}
+	if err := g.checkFraming(plaintext, authenticatedData); err != nil {
+		return nil, err
+	}
 	m := mls.PrivateMessage{GroupID: g.ID(), Epoch: g.number, ContentType: mls.ContentApplication, AuthenticatedData: authenticatedData}
 	// The FramedContentTBS of an application message, written out: this is
 	// the path that every message takes.
@@ -208,6 +211,9 @@ func (g *Group) verifyApplication(e *epoch, p *mls.PrivateMessage, sender uint32
 	g.scratch = b
 	if !g.params.Verify(e.signatureKey(sender), labelContent, b, signature) {
 		return nil, mls.Refuse(mls.RuleContentSignature, "the key of leaf %d does not verify it", sender)
+	}
+	if err := e.checkFraming(data, p.AuthenticatedData); err != nil {
+		return nil, err
 	}
 	// One allocation for both parts: the plaintext lies in scratch memory.
 	out := make([]byte, 0, len(data)+len(p.AuthenticatedData))

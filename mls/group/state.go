@@ -163,8 +163,10 @@ func (g *Group) restoreRatchets(r *codec.Reader) (err error) {
 	if g.ratchets, err = secret.ParseRatchets(g.params, ratchets); err != nil {
 		return err
 	}
-	g.exporter, err = secret.ParseExporterTree(g.params, exporter)
-	return err
+	if g.exporter, err = secret.ParseExporterTree(g.params, exporter); err != nil {
+		return err
+	}
+	return g.readFraming()
 }
 
 func (g *Group) restorePast(r *codec.Reader) (err error) {
@@ -183,6 +185,9 @@ func (g *Group) restorePast(r *codec.Reader) (err error) {
 			break
 		}
 		if e.ratchets, err = secret.ParseRatchets(g.params, ratchets); err != nil {
+			return err
+		}
+		if err := e.readFraming(); err != nil {
 			return err
 		}
 		g.past = append(g.past, e)

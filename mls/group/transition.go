@@ -164,7 +164,10 @@ func (g *Group) Merge(t *Transition) error {
 	g.public = t.Staged.Next(t.tag)
 	g.context, g.number, g.tree = g.public.ContextBytes(), g.public.Epoch(), g.public.Tree()
 	g.keys = g.keys.retain(g.tree)
-	g.enter(g)
+	// The context was read when the commit was: reading it again cannot fail.
+	if err := g.enter(g); err != nil {
+		panic(err)
+	}
 	g.retire(&old)
 	if p := g.pending; p != nil && p != t {
 		p.next.secrets.Wipe()

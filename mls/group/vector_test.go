@@ -389,6 +389,10 @@ func TestGroupVectorTreeKEM(t *testing.T) {
 		s := must(v.CipherSuite.Params())(t)
 		tree := must(mls.ParseTree(s, v.RatchetTree))(t)
 		g := newGroup(&Config{Rand: rand.Reader}, s)
+		known := make([]privateKeys, len(v.Leaves))
+		for i := range known {
+			known[i] = v.private(t, s, tree, i)
+		}
 		for _, u := range v.UpdatePaths {
 			path := must(mls.ParseUpdatePath(u.UpdatePath))(t)
 			_, st := v.staged(t, tree, u.Sender)
@@ -408,17 +412,16 @@ func TestGroupVectorTreeKEM(t *testing.T) {
 				if leaf.Index == u.Sender {
 					continue
 				}
-				keys := v.private(t, s, tree, i)
-				got := must(g.openPath(st, leaf.Index, keys.retain(st.Tree)))(t)
+				got := must(g.openPath(st, leaf.Index, known[i].retain(st.Tree)))(t)
 				equal(t, "commit secret", got, u.CommitSecret)
 			}
-			v.own(t, g, s, tree, u.Sender)
+			v.own(t, g, known, tree, u.Sender)
 		}
 	})
 }
 
 // own makes a new path of the same sender, which all others must open.
-func (v *treekem) own(t *testing.T, g *Group, s *suite.Suite, tree *mls.Tree, sender uint32) {
+func (v *treekem) own(t *testing.T, g *Group, known []privateKeys, tree *mls.Tree, sender uint32) {
 	t.Helper()
 	var signer mls.Signer
 	for _, leaf := range v.Leaves {
@@ -431,7 +434,7 @@ func (v *treekem) own(t *testing.T, g *Group, s *suite.Suite, tree *mls.Tree, se
 	fresh := must(g.makePath(st, signer, sender, (*LeafOptions)(nil).apply(tree.Leaf(sender)), privateKeys{}))(t)
 	for i, leaf := range v.Leaves {
 		if leaf.Index != sender {
-			got := must(g.openPath(st, leaf.Index, v.private(t, s, tree, i).retain(st.Tree)))(t)
+			got := must(g.openPath(st, leaf.Index, known[i].retain(st.Tree)))(t)
 			equal(t, "new commit secret", got, fresh.commit)
 		}
 	}

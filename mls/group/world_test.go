@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"testing"
 
 	"github.com/isthmus-chat/isthmus/mls"
 	"github.com/isthmus-chat/isthmus/mls/internal/secret"
@@ -328,5 +327,3 @@ func (w *world) add(by *member, n int, o CommitOptions) {
 	}
 	w.commit(by, o, joiners...)
 }
-
-var _ = testing.Short
