@@ -164,6 +164,9 @@ func (w *world) loseCommit(by *member) {
 func TestGroupRandom(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t, mls.X25519AES128SHA256Ed25519, rapid.Uint64().Draw(t, "seed"))
+		if n := rapid.IntRange(0, 45).Draw(t, "members"); n > 0 {
+			w.add(w.members[0], n, CommitOptions{})
+		}
 		for range rapid.IntRange(5, 40).Draw(t, "steps") {
 			w.step()
 		}
