@@ -1,6 +1,8 @@
 package group
 
 import (
+	"bytes"
+
 	"github.com/isthmus-chat/isthmus/mls"
 	"github.com/isthmus-chat/isthmus/mls/internal/codec"
 	"github.com/isthmus-chat/isthmus/mls/internal/hpke"
@@ -337,4 +339,26 @@ func (g *Group) GroupInfo(tree bool, extensions mls.Extensions) ([]byte, error) 
 		return nil, err
 	}
 	return info.AppendTo(mls.AppendHeader(nil, mls.WireGroupInfo)), nil
+}
+
+// CheckGroupInfo checks a GroupInfo of the current epoch that somebody else
+// offers to newcomers: all that mls.PublicGroup.CheckGroupInfo checks, and
+// that its key for external commits is the epoch's, RFC 9420 §12.4.3.2.
+func (g *Group) CheckGroupInfo(info *mls.GroupInfo) error {
+	if err := g.public.CheckGroupInfo(info); err != nil {
+		return err
+	}
+	offered, err := info.ExternalPub()
+	if err != nil || offered == nil {
+		return err
+	}
+	private, public, err := g.externalKeys(g.params)
+	if err != nil {
+		return err
+	}
+	secret.Wipe(private)
+	if !bytes.Equal(public, offered) {
+		return mls.Refuse(mls.RuleExternalPub, "the key for external commits is not the epoch's")
+	}
+	return nil
 }

@@ -26,6 +26,9 @@ type Config struct {
 	Rand io.Reader
 	// Policy decides what the protocol leaves open; nil is the zero Policy.
 	Policy *mls.Policy
+	// Joined reports whether the client is a member of a group already, so that
+	// a Welcome to it is refused, RFC 9420 §12.4.3.1; nil: never.
+	Joined func(groupID []byte) bool
 	// PSK finds an external or a component's pre-shared key, or a resumption
 	// key of another group. RFC 9420 §8.4.
 	PSK func(id *mls.PreSharedKeyID) (key []byte, ok bool)
@@ -184,6 +187,9 @@ func (g *Group) EpochAuthenticator() []byte { return g.secrets.Authenticator }
 // Export derives a secret of n octets for the application, RFC 9420 §8.5.
 // Each label is for one use; n is from 1 to 255·Nh.
 func (g *Group) Export(label string, context []byte, n int) ([]byte, error) {
+	if g.status == Removed {
+		return nil, ErrInactive
+	}
 	if n < 1 || n > 255*g.params.HashSize() {
 		return nil, mls.Refuse(mls.RuleExporter, "a secret of %d octets", n)
 	}
@@ -239,10 +245,8 @@ func (c *Config) pskSecret(s *suite.Suite, ids []mls.PreSharedKeyID, within *Gro
 	names, values := make([][]byte, len(ids)), make([][]byte, len(ids))
 	for i := range ids {
 		names[i] = ids[i].AppendTo(nil)
-		value, ok := []byte(nil), false
-		if ids[i].Type == mls.PSKResumption && within != nil && string(ids[i].GroupID) == string(within.ID()) {
-			value, ok = within.resumption(ids[i].Epoch)
-		} else if c.PSK != nil {
+		value, ok := within.resumption(&ids[i])
+		if !ok && c.PSK != nil {
 			value, ok = c.PSK(&ids[i])
 		}
 		if !ok {
@@ -253,13 +257,17 @@ func (c *Config) pskSecret(s *suite.Suite, ids []mls.PreSharedKeyID, within *Gro
 	return secret.PSK(s, names, values)
 }
 
-// resumption finds the resumption PSK of an epoch of this group.
-func (g *Group) resumption(epoch uint64) ([]byte, bool) {
-	if epoch == g.number {
+// resumption finds the resumption PSK of an epoch of this group, which is nil
+// or without secrets for who is not a member yet.
+func (g *Group) resumption(id *mls.PreSharedKeyID) ([]byte, bool) {
+	switch {
+	case g == nil || g.secrets == nil || id.Type != mls.PSKResumption || string(id.GroupID) != string(g.ID()):
+		return nil, false
+	case id.Epoch == g.number:
 		return g.secrets.Resumption, true
 	}
 	for _, r := range g.resumptions {
-		if r.epoch == epoch {
+		if r.epoch == id.Epoch {
 			return r.psk, true
 		}
 	}

@@ -96,6 +96,9 @@ func Join(c *Config, w *mls.Welcome, k *KeyPackage, o JoinOptions) (*Group, erro
 	if err != nil {
 		return nil, err
 	}
+	if c.Joined != nil && c.Joined(info.Context.GroupID) {
+		return nil, mls.Refuse(mls.RuleAlreadyMember, "the Welcome is to a group of this client's")
+	}
 	g := newGroup(c, s)
 	public, self, err := g.joined(info, k, &o, secrets.PSKs)
 	if err != nil {
