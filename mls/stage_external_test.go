@@ -7,65 +7,62 @@ func TestExternalCommitRules(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		rules  []Rule
+		resync bool // of leaf 3, by somebody else
 		policy *Policy
 		list   func(k *kit) []ProposalOrRef
 	}{
-		{"§12.2 no ExternalInit", []Rule{RuleExternalProposals}, nil, func(*kit) []ProposalOrRef { return nil }},
-		{"§12.2 two ExternalInits", []Rule{RuleExternalProposals}, nil, func(*kit) []ProposalOrRef {
+		{"§12.2 no ExternalInit", []Rule{RuleExternalProposals}, false, nil, func(*kit) []ProposalOrRef { return nil }},
+		{"§12.2 two ExternalInits", []Rule{RuleExternalProposals}, false, nil, func(*kit) []ProposalOrRef {
 			return []ProposalOrRef{externalInit(), externalInit()}
 		}},
-		{"§12.2 two Removes", []Rule{RuleExternalProposals}, nil, func(*kit) []ProposalOrRef {
+		{"§12.2 two Removes", []Rule{RuleExternalProposals}, false, nil, func(*kit) []ProposalOrRef {
 			return []ProposalOrRef{externalInit(), byValue(remove(1)), byValue(remove(2))}
 		}},
-		{"§12.2 an Add", []Rule{RuleExternalProposals}, nil, func(k *kit) []ProposalOrRef {
+		{"§12.2 an Add", []Rule{RuleExternalProposals}, false, nil, func(k *kit) []ProposalOrRef {
 			_, entry := k.add(nil, nil)
 			return []ProposalOrRef{externalInit(), entry}
 		}},
-		{"§12.2 GroupContextExtensions", []Rule{RuleExternalProposals}, nil, func(*kit) []ProposalOrRef {
+		{"§12.2 GroupContextExtensions", []Rule{RuleExternalProposals}, false, nil, func(*kit) []ProposalOrRef {
 			return []ProposalOrRef{externalInit(), gce(nil)}
 		}},
-		{"§12.2 an Update", []Rule{RuleExternalProposals}, nil, func(k *kit) []ProposalOrRef {
+		{"§12.2 an Update", []Rule{RuleExternalProposals}, false, nil, func(k *kit) []ProposalOrRef {
 			return []ProposalOrRef{externalInit(), byValue(k.update(1, nil))}
 		}},
-		{"§12.2 a private type", []Rule{RuleExternalProposals}, permissive(), func(k *kit) []ProposalOrRef {
+		{"§12.2 a private type", []Rule{RuleExternalProposals}, false, permissive(), func(k *kit) []ProposalOrRef {
 			return []ProposalOrRef{externalInit(), byValue(&Proposal{Type: privateType})}
 		}},
-		{"extensions §6.3.1 SelfRemove by value", []Rule{RuleSelfRemove}, nil, func(*kit) []ProposalOrRef {
+		{"extensions §6.3.1 SelfRemove by value", []Rule{RuleSelfRemove}, false, nil, func(*kit) []ProposalOrRef {
 			return []ProposalOrRef{externalInit(), byValue(&Proposal{Type: ProposalSelfRemove})}
 		}},
-		{"§12.4.3.2 a proposal by reference", []Rule{RuleExternalCommit}, nil, func(k *kit) []ProposalOrRef {
+		{"§12.4.3.2 a proposal by reference", []Rule{RuleExternalCommit}, false, nil, func(k *kit) []ProposalOrRef {
 			return []ProposalOrRef{externalInit(), k.propose(1, psk("x", 32))}
 		}},
-		{"§12.1.3 Remove of a blank leaf", []Rule{RuleRemove}, nil, func(*kit) []ProposalOrRef {
+		{"§12.1.3 Remove of a blank leaf", []Rule{RuleRemove}, false, nil, func(*kit) []ProposalOrRef {
 			return []ProposalOrRef{externalInit(), byValue(remove(9))}
 		}},
-		{"§5.3.1 resync of another", []Rule{RuleCredentialSuccession}, nil, func(*kit) []ProposalOrRef {
+		{"§5.3.1 resync of another", []Rule{RuleCredentialSuccession}, true, nil, func(*kit) []ProposalOrRef {
 			return []ProposalOrRef{externalInit(), byValue(remove(3))}
 		}},
-		{"§12.4.3.2 external commits forbidden", []Rule{RuleExternalPolicy}, &Policy{ForbidExternalCommit: true}, func(*kit) []ProposalOrRef {
+		{"§12.4.3.2 external commits forbidden", []Rule{RuleExternalPolicy}, false, &Policy{ForbidExternalCommit: true}, func(*kit) []ProposalOrRef {
 			return []ProposalOrRef{externalInit()}
 		}},
-		{"§12.4.3.2 resync forbidden", []Rule{RuleExternalPolicy}, &Policy{ForbidResync: true}, func(*kit) []ProposalOrRef {
+		{"§12.4.3.2 resync forbidden", []Rule{RuleExternalPolicy}, true, &Policy{ForbidResync: true}, func(*kit) []ProposalOrRef {
 			return []ProposalOrRef{externalInit(), byValue(remove(3))}
 		}},
-		{"§12.4.3.2 PSK demanded", []Rule{RuleExternalPolicy}, &Policy{RequireExternalPSK: true}, func(*kit) []ProposalOrRef {
+		{"§12.4.3.2 PSK demanded", []Rule{RuleExternalPolicy}, false, &Policy{RequireExternalPSK: true}, func(*kit) []ProposalOrRef {
 			return []ProposalOrRef{externalInit()}
 		}},
-		{"§16.11 group is full", []Rule{RuleBounds}, &Policy{MaxMembers: 4}, func(*kit) []ProposalOrRef {
+		{"§16.11 group is full", []Rule{RuleBounds}, false, &Policy{MaxMembers: 4}, func(*kit) []ProposalOrRef {
 			return []ProposalOrRef{externalInit()}
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			k := newKit(t, 4, nil, nil)
 			k.warm()
-			k.g.policy = c.policy.orZero()
-			if c.policy != nil && (c.policy.ForbidExternalCommit || c.policy.RequireExternalPSK || c.policy.MaxMembers > 0) {
-				k.g.policy = &Policy{}
-			}
+			k.g.policy = permissive()
 			list := c.list(k)
 			a := k.anyJoin(k.client(), list)
-			if len(list) == 2 && list[1].Proposal != nil && list[1].Proposal.Type == ProposalRemove && list[1].Proposal.Removed == 3 {
-				k.members[9] = k.client()
+			if c.resync {
 				a = k.joinAt3(list)
 			}
 			k.g.policy = c.policy.orZero()
@@ -79,11 +76,8 @@ func TestExternalCommitRules(t *testing.T) {
 // joinAt3 is an external commit that takes the place of leaf 3, whoever that is.
 func (k *kit) joinAt3(list []ProposalOrRef) *AuthenticatedContent {
 	k.t.Helper()
-	policy := k.g.policy
 	k.g.policy = &Policy{Authenticate: func(LeafChange) error { return nil }}
-	a := k.joinCommit(k.client(), list, nil)
-	k.g.policy = policy
-	return a
+	return k.joinCommit(k.client(), list, nil)
 }
 
 // External commits whose paths are wrong.
