@@ -1,11 +1,13 @@
 package mls
 
 import (
+	"bytes"
 	"iter"
 	"math/bits"
 	"slices"
 	"sync/atomic"
 
+	"github.com/isthmus-chat/isthmus/mls/internal/codec"
 	"github.com/isthmus-chat/isthmus/mls/internal/suite"
 )
 
@@ -28,7 +30,9 @@ const NoLeaf = ^uint32(0)
 
 // Tree is a ratchet tree, RFC 9420 §4.1, §7 and App. C: the public keys and
 // the members of a group. A node's index is its place in the array of App. C,
-// a leaf's index counts leaves only. Node contents are never changed in place.
+// a leaf's index counts leaves only. Node contents are never changed in place;
+// a tree copies the leaves and keys that it is given, and does not hold the
+// messages that they were part of.
 //
 // A tree whose hashes and indexes are made (after Settle, Validate, or Hash and
 // any look-up by key) may be read and cloned by several goroutines at once;
@@ -202,11 +206,26 @@ func (t *Tree) blankPath(i uint32) {
 	}
 }
 
+// detached is a copy of a leaf that does not hold the message it was read
+// from: a commit to a large group is a thousand times as long as its leaf.
+func (l *LeafNode) detached() *LeafNode {
+	if l == nil || l.raw == nil {
+		return l
+	}
+	r := codec.NewReader(bytes.Clone(l.raw))
+	c := readLeafNode(&r)
+	if r.Finish() != nil {
+		return l // not so: these octets were read before
+	}
+	return c
+}
+
 // setLeaf sets a leaf of the tree, the set of members and the indexes, and
 // nothing above it.
 func (t *Tree) setLeaf(i uint32, l *LeafNode) {
 	node := 2 * i
 	old := t.leafAt(node)
+	l = l.detached()
 	if t.keys != nil {
 		t.keys.leave(t, i, old, l)
 	}

@@ -448,6 +448,32 @@ func TestLeafSet(t *testing.T) {
 	}
 }
 
+// What a tree was given may be overwritten: it keeps copies.
+func TestTreeCopies(t *testing.T) {
+	tree := benchTree(4)
+	message := testLeaf(100, 100, LeafCommit, nil, CredentialBasic).AppendTo(nil)
+	leaf, err := ParseLeafNode(message)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := make([][]byte, len(tree.FilteredPath(1)))
+	for k := range keys {
+		keys[k] = fmt.Appendf(nil, "key %d", k)
+	}
+	tree.SetPath(1, keys)
+	tree.ReplaceLeaf(1, leaf)
+	tree.Update(2, leaf)
+	tree.Add(leaf)
+	want := tree.AppendTo(nil)
+	clear(message)
+	for _, key := range keys {
+		clear(key)
+	}
+	if !bytes.Equal(tree.AppendTo(nil), want) {
+		t.Error("the tree changed with what it was given")
+	}
+}
+
 func TestTreeFull(t *testing.T) {
 	tree := NewTree(suite.Lookup(1))
 	leaf := testLeaf(1, 1, LeafKeyPackage, nil, CredentialBasic)

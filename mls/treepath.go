@@ -1,6 +1,9 @@
 package mls
 
-import "slices"
+import (
+	"bytes"
+	"slices"
+)
 
 // LeafSet is a small set of leaf indexes, such as those of the members that a
 // commit adds. A nil LeafSet is empty.
@@ -184,9 +187,10 @@ func (t *Tree) SetPath(i uint32, keys [][]byte) (parentHash []byte) {
 	h := hasher{t: t}
 	parentHash = []byte{}
 	for n := len(path) - 1; n >= 0; n-- {
-		t.setParent(path[n].Node, &ParentNode{EncryptionKey: keys[n], ParentHash: parentHash})
+		key := bytes.Clone(keys[n])
+		t.setParent(path[n].Node, &ParentNode{EncryptionKey: key, ParentHash: parentHash})
 		// The node has no unmerged leaves, so its copath child is as it was.
-		parentHash = h.parentHash(nil, keys[n], parentHash, path[n].Copath, nil)
+		parentHash = h.parentHash(nil, key, parentHash, path[n].Copath, nil)
 	}
 	t.refresh(i)
 	return parentHash
