@@ -17,7 +17,7 @@ pub struct Peer {
 }
 
 /// What every peer here can do.
-pub const CAN: [&str; 22] = [
+pub const CAN: [&str; 28] = [
     "key_package",
     "create",
     "add",
@@ -33,11 +33,17 @@ pub const CAN: [&str; 22] = [
     "external_join",
     "resync",
     "group_info",
-    "psk",
+    "process",
+    "seal",
+    "open",
     "export",
+    "psk",
+    "state",
     "private",
     "tree",
     "last_resort",
+    "aad",
+    "past_epochs",
     "tree_hash",
     "epoch_authenticator",
 ];
