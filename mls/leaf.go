@@ -141,10 +141,16 @@ func (c Credential) Certificates() ([][]byte, error) {
 	r := codec.NewReader(c.Data)
 	var out [][]byte
 	for r.Len() > 0 {
+		if len(out) == maxChain {
+			r.Fail(int(RuleBounds), "too many certificates")
+		}
 		out = append(out, r.Vec())
 	}
 	return out, WireError(r.Finish())
 }
+
+// maxChain bounds the certificates of one credential.
+const maxChain = 16
 
 // Equal reports whether both are the same octets.
 func (c Credential) Equal(o Credential) bool {
@@ -160,11 +166,9 @@ func (c Credential) AppendTo(dst []byte) []byte {
 // vector, which is how every registered type is made.
 func readCredential(r *codec.Reader) Credential {
 	c := Credential{Type: CredentialType(r.Uint16()), Data: r.Vec()}
-	if c.Type == CredentialX509 {
-		for in := codec.NewReader(c.Data); r.Err() == nil && in.Len() > 0; {
-			if in.Vec(); in.Err() != nil {
-				r.Fail(int(RuleLength), "a certificate goes beyond its chain")
-			}
+	if c.Type == CredentialX509 && r.Err() == nil {
+		if _, err := c.Certificates(); err != nil {
+			r.Fail(int(RuleOf(err)), "the chain of certificates cannot be read")
 		}
 	}
 	return c
