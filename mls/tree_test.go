@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/isthmus-chat/isthmus/mls/internal/codec"
+	"github.com/isthmus-chat/isthmus/mls/internal/hpke"
 	"github.com/isthmus-chat/isthmus/mls/internal/suite"
 )
 
@@ -68,7 +69,11 @@ func (g *signedTree) commit(t *testing.T, i uint32) {
 	t.Helper()
 	keys := make([][]byte, len(g.FilteredPath(i)))
 	for k := range keys {
-		keys[k] = fmt.Appendf(nil, "key %d of a commit by %d", k, i)
+		_, public, err := hpke.DeriveKeyPair(g.suite, fmt.Appendf(nil, "key %d of a commit by %d", k, i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys[k] = public
 	}
 	l := *g.Leaf(i)
 	l.Source, l.ParentHash = LeafCommit, g.SetPath(i, keys)
@@ -88,6 +93,15 @@ func TestTreeValidateSignatures(t *testing.T) {
 		err := g.Validate([]byte("another"), twoAtOnce)
 		if RuleOf(err) != RuleTreeLeaf || !errors.Is(err, RuleLeafSignature.Err()) || !strings.Contains(fmt.Sprint(err), "leaf 0") {
 			t.Errorf("in another group: %v", err)
+		}
+		// RFC 9180 §7.1.4: the keys of parents are keys.
+		planted := g.Clone()
+		commitTest(planted, 1)
+		p := *planted.Parent(3)
+		p.EncryptionKey = []byte("no key")
+		planted.setParent(3, &p)
+		if err := planted.eachParent(twoAtOnce, (*treeChecker).key); RuleOf(err) != RuleDHValidation {
+			t.Errorf("with a parent whose key is none: %v", err)
 		}
 		// RFC 9420 §7.3: every leaf's signature is verified.
 		bad := *g.Leaf(3)

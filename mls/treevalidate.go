@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"slices"
 
+	"github.com/isthmus-chat/isthmus/mls/internal/hpke"
 	"github.com/isthmus-chat/isthmus/mls/internal/suite"
 )
 
@@ -23,10 +24,13 @@ func (t *Tree) Validate(groupID []byte, p Parallel) error {
 	if err := t.validateShape(p); err != nil {
 		return err
 	}
+	if err := t.eachParent(p, (*treeChecker).key); err != nil {
+		return err
+	}
 	return t.checkSignatures(groupID, p)
 }
 
-// validateShape is Validate without the signatures.
+// validateShape is Validate without what needs the suite's keys to be keys.
 func (t *Tree) validateShape(p Parallel) error {
 	if err := t.eachParent(p, (*treeChecker).unmerged); err != nil {
 		return err
@@ -93,6 +97,16 @@ func (t *Tree) eachParent(p Parallel, check func(c *treeChecker, node uint32, pa
 		}
 		return nil
 	})
+}
+
+// key checks that a parent's encryption key is one of the suite: whoever
+// commits encrypts to it.
+func (c *treeChecker) key(node uint32, parent *ParentNode) error {
+	if err := hpke.CheckPublicKey(c.t.suite, parent.EncryptionKey); err != nil {
+		// RFC 9180 §7.1.4
+		return refuse(RuleDHValidation, "node %d: %w", node, err)
+	}
+	return nil
 }
 
 // unmerged checks the unmerged leaves of a parent against the nodes between.
