@@ -141,16 +141,13 @@ func (c Credential) Certificates() ([][]byte, error) {
 	r := codec.NewReader(c.Data)
 	var out [][]byte
 	for r.Len() > 0 {
-		if len(out) == maxChain {
+		if len(out) == MaxCertificates {
 			r.Fail(int(RuleBounds), "too many certificates")
 		}
 		out = append(out, r.Vec())
 	}
 	return out, WireError(r.Finish())
 }
-
-// maxChain bounds the certificates of one credential.
-const maxChain = 16
 
 // Equal reports whether both are the same octets.
 func (c Credential) Equal(o Credential) bool {
