@@ -36,6 +36,15 @@ func Suites() []Suite {
 	return out
 }
 
+// SuiteParams are what a cipher suite is made of: the HPKE numbers of KEM, KDF
+// and AEAD (RFC 9180 §7), and the TLS number of the signature scheme.
+type SuiteParams = suite.Params
+
+// RegisterSuite gives a number to a suite beside those that are known: draft
+// suites have none of their own yet, and implementations chose different ones.
+// It refuses parameters that are not supported, and a number that has others.
+func RegisterSuite(number Suite, p SuiteParams) error { return suite.Register(uint16(number), p) }
+
 // Name is the suite's name in the registry, or its number if it is not known.
 func (s Suite) Name() string {
 	if p := suite.Lookup(uint16(s)); p != nil {
