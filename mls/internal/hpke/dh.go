@@ -5,6 +5,8 @@ import (
 
 	"github.com/cloudflare/circl/dh/x25519"
 	"github.com/cloudflare/circl/dh/x448"
+	"github.com/cloudflare/circl/math/fp25519"
+	"github.com/cloudflare/circl/math/fp448"
 
 	"github.com/isthmus-chat/isthmus/mls/internal/suite"
 )
@@ -56,13 +58,32 @@ func publicX25519(dst, private []byte) []byte {
 	return append(dst, pk[:]...)
 }
 
-// checkX25519 refuses the points of small order, whatever their encoding.
+// smallX25519 is the u-coordinates of the points of small order, of the curve
+// and of its twist: 0, 1, p-1 and two more. A multiplication finds them, too,
+// but takes 21 µs, and a commit brings a key for each level of the tree: that
+// was a third of the time that following one took.
+var smallX25519 = [...]fp25519.Elt{
+	{},
+	{1},
+	{0xec, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+		0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f},
+	{0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a,
+		0xda, 0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00},
+	{0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef, 0x5b,
+		0x04, 0x44, 0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f, 0x11, 0x57},
+}
+
+// checkX25519 refuses the points of small order, whatever their encoding: RFC
+// 7748 §5 ignores the highest bit and allows values beyond the prime.
 func checkX25519(public []byte) error {
-	var one, pk, dh x25519.Key
-	one[0] = 8
-	copy(pk[:], public)
-	if !x25519.Shared(&dh, &one, &pk) {
-		return ErrKey
+	var u fp25519.Elt
+	copy(u[:], public)
+	u[len(u)-1] &= 0x7f
+	fp25519.Modp(&u)
+	for i := range smallX25519 {
+		if u == smallX25519[i] {
+			return ErrKey
+		}
 	}
 	return nil
 }
@@ -108,11 +129,16 @@ func publicX448(dst, private []byte) []byte {
 	return append(dst, pk[:]...)
 }
 
+// checkX448 refuses the points of small order, whose u-coordinates are 0, 1
+// and p-1, of the curve and of its twist.
 func checkX448(public []byte) error {
-	var one, pk, dh x448.Key
-	one[0] = 4
-	copy(pk[:], public)
-	if !x448.Shared(&dh, &one, &pk) {
+	var u, next fp448.Elt
+	copy(u[:], public)
+	one := fp448.One()
+	fp448.Add(&next, &u, &one)
+	fp448.Modp(&u)
+	fp448.Modp(&next)
+	if fp448.IsZero(&u) || u == one || fp448.IsZero(&next) {
 		return ErrKey
 	}
 	return nil
