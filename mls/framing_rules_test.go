@@ -91,7 +91,7 @@ func TestFramingRules(t *testing.T) {
 			})
 		}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(ruleNames(c.name, c.rule), func(t *testing.T) {
 			k := newKit(t, 3, nil, Extensions{senders(outside)})
 			before := k.g.AppendTo(nil)
 			a := c.make(k)

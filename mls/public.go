@@ -100,7 +100,6 @@ func (g *PublicGroup) SetConfirmation(tag []byte) {
 
 // checkTree checks a tree that was received whole, RFC 9420 §12.4.3.1.
 func (g *PublicGroup) checkTree() error {
-	s := g.demands.params
 	if g.tree.Members() > g.policy.members() {
 		return refuse(RuleBounds, "%d members", g.tree.Members())
 	}
@@ -111,13 +110,12 @@ func (g *PublicGroup) checkTree() error {
 	if err := g.tree.Validate(g.context.GroupID, g.policy.Parallel); err != nil {
 		return err
 	}
-	for i, l := range g.tree.All() {
-		if err := checkLeaf(s, l); err != nil {
-			return refuse(RuleTreeLeaf, "leaf %d: %w", i, err)
-		}
-		if err := CheckWireFormats(g.demands.formats, l); err != nil {
-			return refuse(RuleTreeLeaf, "leaf %d: %w", i, err)
-		}
+	leaves := g.tree.Leaves()
+	err := firstError(g.policy.Parallel, int(leaves), checkPart, func(from, end int) error {
+		return g.checkLeavesOf(uint32(from), uint32(end))
+	})
+	if err != nil {
+		return err
 	}
 	if err := checkMembers(g.tree, g.demands, g.tree.CredentialsInUse()); err != nil {
 		return refuse(RuleTreeLeaf, "%w", err)
@@ -129,6 +127,27 @@ func (g *PublicGroup) checkTree() error {
 		}
 	}
 	g.tree.Settle(g.policy.Parallel)
+	return nil
+}
+
+// checkPart is how many leaves or key packages one call of Parallel checks.
+const checkPart = 32
+
+// checkLeavesOf checks a part of the leaves by themselves: RFC 9420 §12.4.3.1.
+func (g *PublicGroup) checkLeavesOf(from, end uint32) error {
+	for i := from; i < end; i++ {
+		l := g.tree.Leaf(i)
+		if l == nil {
+			continue
+		}
+		err := checkLeaf(g.demands.params, l)
+		if err == nil {
+			err = CheckWireFormats(g.demands.formats, l)
+		}
+		if err != nil {
+			return refuse(RuleTreeLeaf, "leaf %d: %w", i, err)
+		}
+	}
 	return nil
 }
 

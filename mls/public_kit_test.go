@@ -386,3 +386,24 @@ func permissive() *Policy {
 		},
 	}
 }
+
+// ruleNames is the name of a case: the rules it breaks, and their section.
+func ruleNames(name string, rules ...Rule) string {
+	out := ""
+	for _, r := range rules {
+		out += "Rule" + r.String() + " "
+	}
+	return out + name
+}
+
+// RFC 9420 §11.2, §11.3: the first commit of a group that follows another has
+// a resumption PSK of that use.
+func TestCreatingPSK(t *testing.T) {
+	k := newKit(t, 1, nil, nil)
+	_, add := k.add(nil, nil)
+	branch := PreSharedKeyID{Type: PSKResumption, Usage: UsageBranch, GroupID: []byte("old"), Nonce: make([]byte, 32)}
+	list := []ProposalOrRef{add, byValue(&Proposal{Type: ProposalPSK, PSK: branch})}
+	if st := k.apply(k.commit(0, list, nil)); len(st.PSKs) != 1 || st.PSKs[0].Usage != UsageBranch {
+		t.Errorf("staged: %+v", st.PSKs)
+	}
+}

@@ -247,7 +247,7 @@ func TestNewPublicGroupRefusals(t *testing.T) {
 		}}, func(*kit, *GroupInfo) {}},
 		{"§16.11 members", []Rule{RuleBounds}, &Policy{MaxMembers: 2}, func(*kit, *GroupInfo) {}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(ruleNames(c.name, c.rules...), func(t *testing.T) {
 			k := newKit(t, 3, nil, nil)
 			_, err := NewPublicGroup(k.info(0, func(i *GroupInfo) { c.change(k, i) }), nil, c.policy)
 			k.breaks(err, k.g.AppendTo(nil), c.rules...)
@@ -274,7 +274,7 @@ func TestNewPublicGroupTreeRefusals(t *testing.T) {
 			l.EncryptionKey = k.g.Tree().Leaf(0).EncryptionKey
 		}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(ruleNames(c.name, c.rules...), func(t *testing.T) {
 			k := newKit(t, 3, nil, nil)
 			before := k.g.AppendTo(nil)
 			by := k.client()

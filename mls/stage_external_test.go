@@ -56,7 +56,7 @@ func TestExternalCommitRules(t *testing.T) {
 			return []ProposalOrRef{externalInit()}
 		}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(ruleNames(c.name, c.rules...), func(t *testing.T) {
 			k := newKit(t, 4, nil, nil)
 			k.warm()
 			k.g.policy = permissive()
@@ -144,7 +144,7 @@ func TestExternalPathRules(t *testing.T) {
 			return k.message(k.client(), Sender{Type: SenderNewMemberProposal}, func(a *AuthenticatedContent) { a.Content.Commit = &Commit{} })
 		}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(ruleNames(c.name, c.rules...), func(t *testing.T) {
 			k := newKit(t, 4, nil, nil)
 			k.warm()
 			a := c.make(k)

@@ -52,8 +52,12 @@ func (p *plan) make(list []ProposalOrRef) (err error) {
 	if err = p.resolve(list); err != nil {
 		return err
 	}
+	packages := p.checkPackages()
 	for i := range p.st.Entries {
 		p.at = i
+		if err = p.checkEntry(i, &p.st.Entries[i], packages); err != nil {
+			return err
+		}
 		if err = p.take(i, &p.st.Entries[i]); err != nil {
 			return err
 		}
@@ -120,21 +124,55 @@ func (p *plan) resolve(list []ProposalOrRef) error {
 	return nil
 }
 
-// take checks one entry and files it by its kind: RFC 9420 §12.2.
-func (p *plan) take(i int, e *Entry) error {
+// checkPackages checks the key packages of a long list in parallel, and
+// returns what is wrong with each by its place; nil if it checked none.
+func (p *plan) checkPackages() []error {
+	entries, parallel := p.st.Entries, p.g.policy.Parallel
+	if parallel == nil || len(entries) < checkPart {
+		return nil
+	}
+	errs := make([]error, len(entries))
+	parallel.run((len(entries)+checkPart-1)/checkPart, func(part int) {
+		for i := part * checkPart; i < min(len(entries), (part+1)*checkPart); i++ {
+			if e := &entries[i]; e.Ref == nil && e.Proposal.Type == ProposalAdd {
+				errs[i] = p.g.checkPackage(e.Proposal.Add)
+			}
+		}
+	})
+	return errs
+}
+
+// checkEntry checks an entry by itself: RFC 9420 §12.2. What stands there by
+// reference was checked when it arrived.
+func (p *plan) checkEntry(i int, e *Entry, packages []error) error {
 	if p.st.external() {
 		if err := checkExternalEntry(e); err != nil {
 			return err
 		}
 	}
-	if e.Ref == nil {
+	if e.Ref != nil || p.ownUpdate(e) {
+		return nil
+	}
+	var err error
+	if packages != nil && e.Proposal.Type == ProposalAdd {
+		if err = packages[i]; err == nil {
+			err = p.g.checkAddLifetime(e.Proposal.Add)
+		}
+	} else {
 		// The commit that makes a group out of another is its creator's first.
 		creating := p.g.context.Epoch == 0 && p.g.tree.Members() == 1
-		if err := p.g.checkAlone(e.Proposal, e.Sender, creating); err != nil && !p.ownUpdate(e) {
-			return err
-		}
-		p.g.signatures(&p.checks, e.Proposal, e.Sender, i)
+		err = p.g.checkAlone(e.Proposal, e.Sender, creating)
 	}
+	if err != nil {
+		return err
+	}
+	p.g.signatures(&p.checks, e.Proposal, e.Sender, i)
+	return nil
+}
+
+// take files an entry by its kind and refuses what RFC 9420 §12.2 does not
+// allow beside those before it.
+func (p *plan) take(i int, e *Entry) error {
 	switch e.Proposal.Type {
 	case ProposalAdd:
 		p.adds = append(p.adds, i)

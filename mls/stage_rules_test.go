@@ -184,7 +184,7 @@ func appRemove(c ComponentID) ProposalOrRef {
 // those of a commit without changes, so removes do not make them longer.
 func TestListRules(t *testing.T) {
 	for _, c := range badLists {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(ruleNames(c.name, c.rules...), func(t *testing.T) {
 			k := newKit(t, 4, c.policy, nil)
 			k.warm()
 			list := c.list(k)
@@ -254,7 +254,7 @@ func TestProposeRules(t *testing.T) {
 		}},
 		{"§6 a commit", []Rule{RuleContentType}, func(k *kit) *AuthenticatedContent { return k.commit(0, nil, nil) }},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(ruleNames(c.name, c.rules...), func(t *testing.T) {
 			k := newKit(t, 3, permissive(), Extensions{senders(outside)})
 			a := c.make(k)
 			before := k.g.AppendTo(nil)
@@ -324,7 +324,7 @@ func TestPathRules(t *testing.T) {
 		{"§7.9.2 parent hash", []Rule{RulePathParentHash}, pathChange{leaf: func(_ *Staged, l *LeafNode) { l.ParentHash = make([]byte, 32) }}},
 		{"§7.9.2 no parent hash", []Rule{RulePathParentHash}, pathChange{leaf: func(_ *Staged, l *LeafNode) { l.ParentHash = nil }}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(ruleNames(c.name, c.rules...), func(t *testing.T) {
 			k := newKit(t, 4, nil, nil)
 			k.warm()
 			before := k.g.AppendTo(nil)

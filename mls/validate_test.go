@@ -41,7 +41,7 @@ var badKeyPackages = []struct {
 
 func TestKeyPackageRules(t *testing.T) {
 	for _, c := range badKeyPackages {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(ruleNames(c.name, c.rules...), func(t *testing.T) {
 			k := newKit(t, 2, nil, nil)
 			k.g.policy = c.policy.orZero()
 			joiner := k.client()
@@ -111,7 +111,7 @@ func TestLeafFitsGroup(t *testing.T) {
 		}},
 		{"§7.3 own credential", []Rule{RuleCredentialSupport}, nil, func(_ *kit, l *LeafNode) { l.Credential = Credential{Type: 0xf001} }},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(ruleNames(c.name, c.rules...), func(t *testing.T) {
 			k := newKit(t, 3, nil, c.extensions)
 			before := k.g.AppendTo(nil)
 			_, entry := k.add(func(l *LeafNode) { c.leaf(k, l) }, nil)
@@ -234,4 +234,32 @@ func TestClientNames(t *testing.T) {
 	before = k.g.AppendTo(nil)
 	_, err = k.g.Stage(k.anyCommit(0, []ProposalOrRef{entry}))
 	k.breaks(err, before, RuleDuplicateClient)
+}
+
+// Key packages of a long list are checked in parallel, with the same result.
+func TestManyKeyPackages(t *testing.T) {
+	k := newKit(t, 1, &Policy{Parallel: twoAtOnce}, nil)
+	var list []ProposalOrRef
+	for range 3 * checkPart {
+		_, entry := k.add(nil, nil)
+		list = append(list, entry)
+	}
+	before := k.g.AppendTo(nil)
+	for _, c := range badKeyPackages {
+		_, entry := k.add(c.leaf, c.pack)
+		if c.forge != nil {
+			c.forge(entry.Proposal.Add)
+		}
+		k.g.policy = &Policy{Parallel: twoAtOnce}
+		if c.policy != nil {
+			k.g.policy = &Policy{Parallel: twoAtOnce, Now: c.policy.Now, MaxLifetime: c.policy.MaxLifetime}
+		}
+		_, err := k.g.Stage(k.signCommit(0, append(list[:len(list):len(list)], entry), nil))
+		k.breaks(err, before, append([]Rule{RuleAdd}, c.rules...)...)
+	}
+	k.g.policy = &Policy{Parallel: twoAtOnce}
+	st := k.apply(k.signCommit(0, list, nil))
+	if len(st.Added) != len(list) || k.g.Tree().Members() != len(list)+1 {
+		t.Errorf("%d added of %d", len(st.Added), len(list))
+	}
 }
