@@ -314,7 +314,7 @@ func refuses(t *testing.T, w *world, cases []ruleCase) {
 			w.say(by, 1)
 		})
 	}
-	w.tb = t
+	w.tb, by.config.PrivateHandshakes = t, false // the server follows
 	w.commit(by, CommitOptions{})
 	w.commit(to, CommitOptions{})
 }
