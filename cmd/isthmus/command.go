@@ -119,7 +119,7 @@ func (c *cli) root() *cobra.Command {
 	f.StringVar(&c.dataDir, "data", "", "data `directory`, instead of data_dir")
 	f.BoolVar(&c.json, "json", false, "write JSON")
 	root.AddCommand(c.initCommand(), c.serveCommand(), c.checkCommand(), c.roomCommand(), c.linkCommand(), c.accountCommand(),
-		c.registrationCommand(), c.backupCommand(), c.migrateCommand(), c.versionCommand())
+		c.registrationCommand(), c.backupCommand(), c.migrateCommand(), c.devCommand(), c.versionCommand())
 	return root
 }
 

@@ -1,0 +1,866 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The interoperability runs. ISTHMUS_MLS_SEED and ISTHMUS_MLS_OPS change the
+// seed and the number of operations of a run, to look for more and to repeat
+// what was found.
+const (
+	mlsOps     = 200
+	mlsSeed    = 9420
+	mlsMembers = 12  // a group grows to about so many
+	mlsLog     = 100 // lines that are shown of a run that failed
+	mlsLate    = 2   // epochs that a message may come late: every library that keeps epochs keeps more
+)
+
+// mlsSuites are those that are tried where the peer has them.
+var mlsSuites = []int{1, 2, 3, 7}
+
+// mlsPeers are the implementations that ours is tried against.
+var mlsPeers = []string{"ts-mls", "core-crypto", "openmls", "mls-rs"}
+
+// ours is the name of our own implementation.
+const ours = "isthmus"
+
+// TestMLSInterop puts clients of our implementation and of others into one
+// group, lets them do random things, and checks after each that all of them
+// hold the same: epoch, members, epoch authenticator, tree hash and exported
+// secret, as far as the peer shows them. docs/MLS.md, "Driving a peer".
+func TestMLSInterop(t *testing.T) {
+	programs := mlsPrograms(t)
+	for _, peer := range mlsPeers {
+		t.Run(peer, func(t *testing.T) {
+			hello := startMLSPeer(t, programs, peer).hello
+			for _, suite := range mlsSuites {
+				if !slices.Contains(hello.Suites, suite) {
+					t.Logf("%s %s has no suite %d", hello.Name, hello.Version, suite)
+					continue
+				}
+				for _, creator := range []string{ours, peer} {
+					t.Run(fmt.Sprintf("suite%d/%s", suite, creator), func(t *testing.T) {
+						t.Parallel()
+						runMLS(t, programs, suite, creator, ours, peer)
+					})
+				}
+			}
+		})
+	}
+	t.Run("all", func(t *testing.T) {
+		for _, creator := range []string{ours, "openmls", "mls-rs", "ts-mls"} {
+			t.Run("suite1/"+creator, func(t *testing.T) {
+				t.Parallel()
+				runMLS(t, programs, 1, creator, ours, "openmls", "mls-rs", "ts-mls")
+			})
+		}
+	})
+}
+
+// mlsFaults are refusals of what RFC 9420 allows, by peers that are known to
+// be wrong. Who cannot join for such a reason is removed again.
+var mlsFaults = []struct{ peer, says string }{
+	// §12.4.3.1 wants a leaf that is unmerged at a node to be unmerged at the
+	// nodes between; ts-mls 1.6.4 wants both to list the same leaves.
+	{"ts-mls", "non-blank intermediate node must list leaf node in its unmerged_leaves"},
+}
+
+// A mlsRun is one group in which clients of several implementations are.
+type mlsRun struct {
+	t       *testing.T
+	rng     *rand.Rand
+	suite   int
+	group   []byte
+	peers   []*mlsPeer
+	members []*mlsClient // in the group now
+	gone    []*mlsClient // were in it
+	epoch   uint64
+	last    *mlsClient // who made the last commit
+	late    []mlsDelivery
+	names   int // of clients, PSKs and groups
+	turns   int // of application messages
+	ghosts  int // leaves of clients that did not join
+	log     []string
+
+	ops, faults, epochs, messages, refusals int
+	kinds                                   map[string]int
+}
+
+// A mlsClient is one client of one implementation.
+type mlsClient struct {
+	peer           *mlsPeer
+	name, identity string
+	leaf           uint32
+	since          uint64 // the epoch in which it came in
+}
+
+func (c *mlsClient) can(what ...string) bool { return c.peer.can(what...) }
+
+func (c *mlsClient) String() string { return fmt.Sprintf("%s(%s)@%d", c.name, c.peer.name, c.leaf) }
+
+// A mlsDelivery is an application message on its way to one member.
+type mlsDelivery struct {
+	to                 *mlsClient
+	from               uint32
+	epoch              uint64
+	turn               int // of all messages of the run
+	message, data, aad []byte
+}
+
+// number of the environment, or otherwise.
+func envNumber(t *testing.T, name string, otherwise int) int {
+	v := os.Getenv(name)
+	if v == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+// runMLS runs one group with clients of the named implementations, the first
+// client being the creator's.
+func runMLS(t *testing.T, programs mlsProgramTable, suite int, creator string, names ...string) {
+	seed, ops := envNumber(t, "ISTHMUS_MLS_SEED", mlsSeed), envNumber(t, "ISTHMUS_MLS_OPS", mlsOps)
+	r := &mlsRun{t: t, suite: suite, rng: rand.New(rand.NewPCG(uint64(seed), uint64(suite))), kinds: map[string]int{}}
+	start := time.Now()
+	for _, name := range names {
+		r.peers = append(r.peers, startMLSPeer(t, programs, name))
+	}
+	defer func() {
+		if t.Failed() {
+			t.Logf("seed %d, after %d operations; the last of them:", seed, r.ops)
+			for _, line := range r.log[max(0, len(r.log)-mlsLog):] {
+				t.Log(line)
+			}
+		}
+	}()
+	r.create(r.peers[slices.Index(names, creator)])
+	for r.ops < ops {
+		r.step()
+	}
+	r.flush(r.epoch + 1)
+	r.successors()
+	took := time.Since(start).Round(10 * time.Millisecond)
+	fmt.Printf("mls %s: seed %d, %d operations %v, %d epochs, %d messages, %d refusals, %d faults, %d members at the end, %v\n",
+		t.Name(), seed, r.ops, r.kinds, r.epochs, r.messages, r.refusals, r.faults, len(r.members), took)
+}
+
+// call asks a client's peer, which must not refuse.
+func (r *mlsRun) call(c *mlsClient, op string, f mlsFields) *mlsAnswer {
+	r.t.Helper()
+	r.log = append(r.log, fmt.Sprintf("epoch %d: %v %s", r.epoch, c, op))
+	a := c.peer.call(r.t, op, r.request(c, f))
+	if !a.OK {
+		r.t.Fatalf("%v refuses %s in epoch %d: %s", c, op, r.epoch, a.Error)
+	}
+	return a
+}
+
+// try is call, for what a peer may refuse wrongly: then it returns nil.
+func (r *mlsRun) try(c *mlsClient, op string, f mlsFields) *mlsAnswer {
+	r.t.Helper()
+	r.log = append(r.log, fmt.Sprintf("epoch %d: %v %s", r.epoch, c, op))
+	a := c.peer.call(r.t, op, r.request(c, f))
+	if a.OK {
+		return a
+	}
+	for _, fault := range mlsFaults {
+		if fault.peer == c.peer.name && strings.Contains(a.Error, fault.says) {
+			r.faults++
+			return nil
+		}
+	}
+	r.t.Fatalf("%v refuses %s in epoch %d: %s", c, op, r.epoch, a.Error)
+	return nil
+}
+
+// refused asks a client's peer for what it must refuse.
+func (r *mlsRun) refused(c *mlsClient, op string, f mlsFields) {
+	r.t.Helper()
+	r.log = append(r.log, fmt.Sprintf("epoch %d: %v %s, to be refused", r.epoch, c, op))
+	if a := c.peer.call(r.t, op, r.request(c, f)); a.OK {
+		r.t.Fatalf("%v takes %s in epoch %d", c, op, r.epoch)
+	}
+	r.refusals++
+}
+
+func (r *mlsRun) request(c *mlsClient, f mlsFields) mlsFields {
+	f = maps.Clone(f)
+	if f == nil {
+		f = mlsFields{}
+	}
+	f["client"] = c.name
+	if _, ok := f["group"]; !ok && r.group != nil {
+		f["group"] = r.group
+	}
+	return f
+}
+
+// newClient makes a client of a peer, without a key yet.
+func (r *mlsRun) newClient(p *mlsPeer) *mlsClient {
+	r.names++
+	n := r.names
+	return &mlsClient{peer: p, name: fmt.Sprintf("c%d", n), identity: fmt.Sprintf("%08x-0000-4000-8000-%012x:%x@%s.example", r.suite, n, n, p.name)}
+}
+
+// outsider is a client that is not in the group: a new one, or one that was.
+func (r *mlsRun) outsider() *mlsClient {
+	if len(r.gone) > 0 && r.rng.IntN(3) == 0 {
+		i := r.rng.IntN(len(r.gone))
+		c := r.gone[i]
+		r.gone = slices.Delete(r.gone, i, i+1)
+		return c
+	}
+	return r.newClient(r.peers[r.rng.IntN(len(r.peers))])
+}
+
+func (r *mlsRun) fresh(kind string) []byte {
+	r.names++
+	return fmt.Appendf(nil, "%s %d", kind, r.names)
+}
+
+func (r *mlsRun) create(p *mlsPeer) {
+	id := r.fresh("group")
+	c := r.newClient(p)
+	a := r.call(c, "create", mlsFields{"group": id, "suite": r.suite, "identity": c.identity})
+	r.group, r.members = id, []*mlsClient{c}
+	r.last = nil
+	r.agree(map[*mlsClient]*mlsAnswer{c: a})
+	// One of every implementation is there from the start.
+	var join []*mlsClient
+	for _, other := range r.peers {
+		join = append(join, r.newClient(other))
+	}
+	r.welcome("add", c, join, mlsFields{}, false)
+}
+
+// step does one random operation.
+func (r *mlsRun) step() {
+	r.ops++
+	type choice struct {
+		name   string
+		weight int
+		do     func() bool
+	}
+	room := mlsMembers - len(r.members)
+	choices := []choice{
+		{"add", min(room, 4) * 2, r.add},
+		{"remove", max(0, len(r.members)-3), r.remove},
+		{"update", 8, r.update},
+		{"propose", 8, r.propose},
+		{"psk", 3, r.psk},
+		{"external", min(room, 3), r.external},
+		{"resync", 2, r.resync},
+		{"messages", 14, r.talk},
+	}
+	total := 0
+	for _, c := range choices {
+		total += max(0, c.weight)
+	}
+	for {
+		at := r.rng.IntN(total)
+		for _, c := range choices {
+			if at -= max(0, c.weight); at < 0 {
+				if c.do() {
+					r.kinds[c.name]++
+					return
+				}
+				break
+			}
+		}
+	}
+}
+
+// pick is a random member that has all that is wanted, and is none of these.
+func (r *mlsRun) pick(not []*mlsClient, wanted ...string) *mlsClient {
+	for _, i := range r.rng.Perm(len(r.members)) {
+		if c := r.members[i]; c.can(wanted...) && !slices.Contains(not, c) {
+			return c
+		}
+	}
+	return nil
+}
+
+// everybody reports whether all clients have what is wanted.
+func everybody(clients []*mlsClient, wanted ...string) bool {
+	return !slices.ContainsFunc(clients, func(c *mlsClient) bool { return !c.can(wanted...) })
+}
+
+// private says for about a third of the handshakes that they are PrivateMessages.
+func (r *mlsRun) private(f mlsFields) mlsFields {
+	if everybody(r.members, "private") && r.rng.IntN(3) == 0 {
+		f["private"] = true
+	}
+	return f
+}
+
+// members go by leaf index in requests.
+func leaves(clients []*mlsClient) (out []uint32) {
+	for _, c := range clients {
+		out = append(out, c.leaf)
+	}
+	return out
+}
+
+func (r *mlsRun) outsiders(most int) (out []*mlsClient) {
+	for range 1 + r.rng.IntN(most) {
+		out = append(out, r.outsider())
+	}
+	return out
+}
+
+func (r *mlsRun) keyPackages(clients []*mlsClient) (out [][]byte) {
+	for _, c := range clients {
+		out = append(out, r.call(c, "key_package", mlsFields{"suite": r.suite, "identity": c.identity}).KeyPackage)
+	}
+	return out
+}
+
+func (r *mlsRun) add() bool {
+	join := r.outsiders(min(3, mlsMembers+1-len(r.members)))
+	r.welcome("add", r.pick(nil, "add"), join, r.private(mlsFields{}), true)
+	return true
+}
+
+func (r *mlsRun) remove() bool {
+	by := r.pick(nil, "remove")
+	out := []*mlsClient{r.pick([]*mlsClient{by})}
+	if r.rng.IntN(4) == 0 && len(r.members) > 4 {
+		out = append(out, r.pick([]*mlsClient{by, out[0]}))
+	}
+	r.before(out...)
+	a := r.call(by, "remove", r.private(mlsFields{"members": leaves(out)}))
+	r.commit(by, a, nil, out)
+	return true
+}
+
+func (r *mlsRun) update() bool {
+	by := r.pick(nil, "update")
+	r.before()
+	r.commit(by, r.call(by, "update", r.private(mlsFields{})), nil, nil)
+	return true
+}
+
+// psk commits by value one or two keys that all know, and somebody new who
+// needs them for the Welcome.
+func (r *mlsRun) psk() bool {
+	by := r.pick(nil, "commit", "psk")
+	if by == nil || !everybody(r.members, "psk") {
+		return false
+	}
+	var join []*mlsClient
+	if c := r.outsider(); c.can("psk") && len(r.members) < mlsMembers && r.rng.IntN(2) == 0 {
+		join = append(join, c)
+	}
+	var ids [][]byte
+	for range 1 + r.rng.IntN(2) {
+		ids = append(ids, r.shareKey(append(slices.Clone(r.members), join...)))
+	}
+	r.welcome("commit", by, join, r.private(mlsFields{"psks": ids}), true)
+	return true
+}
+
+// shareKey gives a pre-shared key to clients and returns its ID.
+func (r *mlsRun) shareKey(clients []*mlsClient) []byte {
+	id, key := r.fresh("psk"), make([]byte, 32)
+	for i := range key {
+		key[i] = byte(r.rng.Uint32())
+	}
+	for _, c := range clients {
+		r.call(c, "psk", mlsFields{"psk": id, "secret": key})
+	}
+	return id
+}
+
+// welcome makes a commit that adds clients, and takes them in.
+func (r *mlsRun) welcome(op string, by *mlsClient, join []*mlsClient, f mlsFields, mayDetach bool) {
+	r.t.Helper()
+	r.before()
+	if len(join) > 0 {
+		f["key_packages"] = r.keyPackages(join)
+		if mayDetach && r.rng.IntN(4) == 0 && by.can("tree") && everybody(join, "tree") {
+			f["tree"] = false
+		}
+	}
+	r.commit(by, r.call(by, op, f), join, nil)
+}
+
+// propose lets members propose, and one of them commit it all.
+func (r *mlsRun) propose() bool {
+	by := r.pick(nil, "commit")
+	if by == nil {
+		return false
+	}
+	f := r.private(mlsFields{})
+	var join, out []*mlsClient
+	busy := []*mlsClient{by} // nobody is changed twice, and the committer not by a proposal
+	for range 1 + r.rng.IntN(4) {
+		from := r.pick(nil, "propose")
+		if from == nil {
+			return false
+		}
+		g := maps.Clone(f)
+		switch r.rng.IntN(4) {
+		case 0:
+			if len(r.members)+len(join) >= mlsMembers {
+				continue
+			}
+			c := r.outsider()
+			join = append(join, c)
+			g["key_package"] = r.keyPackages([]*mlsClient{c})[0]
+			r.proposed(from, "propose_add", g)
+		case 1:
+			c := r.pick(append(slices.Clone(busy), from))
+			if c == nil || len(r.members)-len(out) <= 3 {
+				continue
+			}
+			busy, out = append(busy, c), append(out, c)
+			g["member"] = c.leaf
+			r.proposed(from, "propose_remove", g)
+		case 2:
+			if slices.Contains(busy, from) {
+				continue
+			}
+			busy = append(busy, from)
+			r.proposed(from, "propose_update", g)
+		case 3:
+			if !everybody(r.members, "psk") || !everybody(join, "psk") {
+				continue
+			}
+			g["psk"] = r.shareKey(append(slices.Clone(r.members), join...))
+			// Whoever is proposed after it has to know it as well: so no more are.
+			r.proposed(from, "propose_psk", g)
+			goto commit
+		}
+	}
+commit:
+	if len(join) > 0 && by.can("tree") && everybody(join, "tree") && r.rng.IntN(4) == 0 {
+		f["tree"] = false
+	}
+	r.before(out...)
+	r.commit(by, r.call(by, "commit", f), join, out)
+	return true
+}
+
+// proposed makes a proposal and hands it to all other members.
+func (r *mlsRun) proposed(from *mlsClient, op string, f mlsFields) {
+	r.t.Helper()
+	a := r.call(from, op, f)
+	if len(a.Proposal) == 0 {
+		r.t.Fatalf("%v: %s without a proposal", from, op)
+	}
+	for _, c := range r.members {
+		if c != from {
+			r.call(c, "process", mlsFields{"message": a.Proposal})
+		}
+	}
+}
+
+// commit hands a commit to all other members, takes in the new ones, lets the
+// removed ones go, and compares what all of them know.
+func (r *mlsRun) commit(by *mlsClient, a *mlsAnswer, join, out []*mlsClient) {
+	r.t.Helper()
+	if len(a.Commit) == 0 {
+		r.t.Fatalf("%v: no commit", by)
+	}
+	answers := map[*mlsClient]*mlsAnswer{by: a}
+	for _, c := range r.members {
+		if c == by {
+			continue
+		}
+		r.tamper(c, a.Commit)
+		got := r.call(c, "process", mlsFields{"message": a.Commit})
+		if removed := slices.Contains(out, c); removed != got.Removed {
+			r.t.Fatalf("%v: removed is %v, want %v", c, got.Removed, removed)
+		}
+		if !got.Removed {
+			answers[c] = got
+		}
+	}
+	r.leave(out)
+	var joined []*mlsClient
+	r.ghosts = 0
+	for _, c := range join {
+		if len(a.Welcome) == 0 {
+			r.t.Fatalf("%v: no Welcome", by)
+		}
+		f := mlsFields{"welcome": a.Welcome}
+		if len(a.RatchetTree) > 0 {
+			f["ratchet_tree"] = a.RatchetTree
+		}
+		got := r.try(c, "join", f)
+		if got == nil {
+			r.ghosts++
+			continue
+		}
+		if !bytes.Equal(got.Group, r.group) {
+			r.t.Fatalf("%v: joined group %q", c, got.Group)
+		}
+		answers[c] = got
+		joined = append(joined, c)
+	}
+	r.members = append(r.members, joined...)
+	members := r.entered(by, joined, answers)
+	if r.ghosts > 0 {
+		ghosts := slices.DeleteFunc(members, func(m mlsMember) bool {
+			return slices.ContainsFunc(r.members, func(c *mlsClient) bool { return c.identity == m.Identity })
+		})
+		var list []uint32
+		for _, g := range ghosts {
+			list = append(list, g.Index)
+		}
+		r.commit(by, r.call(by, "remove", mlsFields{"members": list}), nil, nil)
+	}
+}
+
+// entered is the begin of an epoch.
+func (r *mlsRun) entered(by *mlsClient, join []*mlsClient, answers map[*mlsClient]*mlsAnswer) []mlsMember {
+	r.t.Helper()
+	r.epoch++
+	r.epochs++
+	r.last = by
+	for _, c := range join {
+		c.since = r.epoch
+	}
+	return r.agree(answers)
+}
+
+func (r *mlsRun) leave(out []*mlsClient) {
+	for _, c := range out {
+		r.members = slices.DeleteFunc(r.members, func(m *mlsClient) bool { return m == c })
+		r.gone = append(r.gone, c)
+		r.late = slices.DeleteFunc(r.late, func(d mlsDelivery) bool { return d.to == c })
+	}
+}
+
+// tamper gives ours a changed commit first, now and then: it must be refused
+// and leave the group as it was.
+func (r *mlsRun) tamper(c *mlsClient, commit []byte) {
+	r.t.Helper()
+	if c.peer.name != ours || r.rng.IntN(8) != 0 {
+		return
+	}
+	bad := bytes.Clone(commit)
+	bad[len(bad)-1-r.rng.IntN(len(bad)/2)] ^= 1 << r.rng.IntN(8)
+	before := r.call(c, "state", nil)
+	r.refused(c, "process", mlsFields{"message": bad})
+	after := r.call(c, "state", nil)
+	if !bytes.Equal(before.state().Authenticator, after.state().Authenticator) || *before.state().Epoch != *after.state().Epoch {
+		r.t.Fatalf("%v: a refused commit changed the group", c)
+	}
+}
+
+// external lets somebody in by an external commit.
+func (r *mlsRun) external() bool {
+	c := r.outsider()
+	if !c.can("external_join") {
+		r.gone = append(r.gone, c)
+		return false
+	}
+	return r.enter(c, mlsFields{})
+}
+
+// resync lets a member come in anew: its commit removes its old leaf.
+func (r *mlsRun) resync() bool {
+	c := r.pick(nil, "external_join", "resync")
+	if c == nil || len(r.members) < 2 {
+		return false
+	}
+	return r.enter(c, mlsFields{"resync": true})
+}
+
+// enter makes an external commit and hands it to the members.
+func (r *mlsRun) enter(c *mlsClient, f mlsFields) bool {
+	r.t.Helper()
+	by := r.pick([]*mlsClient{c}, "group_info")
+	if r.last != nil && r.last != c && (by == nil || !by.can("tree")) && slices.Contains(r.members, r.last) {
+		by = r.last // some give out a GroupInfo in the epoch of their own commit only
+	}
+	if by == nil || by.can("group_info:own") && by != r.last {
+		return false
+	}
+	g := mlsFields{}
+	if by.can("tree") && c.can("tree") && r.rng.IntN(4) == 0 {
+		g["tree"] = false
+	}
+	r.before(c)
+	info := r.call(by, "group_info", g)
+	f["suite"], f["identity"], f["group_info"] = r.suite, c.identity, info.GroupInfo
+	if len(info.RatchetTree) > 0 {
+		f["ratchet_tree"] = info.RatchetTree
+	}
+	a := r.try(c, "external_join", f)
+	if a == nil {
+		return true
+	}
+	r.leave(slices.DeleteFunc([]*mlsClient{c}, func(c *mlsClient) bool { return !slices.Contains(r.members, c) }))
+	r.gone = slices.DeleteFunc(r.gone, func(g *mlsClient) bool { return g == c })
+	answers := map[*mlsClient]*mlsAnswer{c: a}
+	for _, m := range r.members {
+		r.tamper(m, a.Commit)
+		answers[m] = r.call(m, "process", mlsFields{"message": a.Commit})
+	}
+	r.members = append(r.members, c)
+	r.entered(c, []*mlsClient{c}, answers)
+	return true
+}
+
+// agree compares what all members hold of the epoch, and notes their leaves.
+func (r *mlsRun) agree(answers map[*mlsClient]*mlsAnswer) (members []mlsMember) {
+	r.t.Helper()
+	var authenticator, treeHash, exported []byte
+	same := func(c *mlsClient, what string, want *[]byte, got []byte) {
+		r.t.Helper()
+		switch {
+		case len(got) == 0:
+			r.t.Fatalf("%v: no %s in epoch %d", c, what, r.epoch)
+		case *want == nil:
+			*want = got
+		case !bytes.Equal(*want, got):
+			r.t.Fatalf("%v: %s of epoch %d is %x, others have %x", c, what, r.epoch, got, *want)
+		}
+	}
+	for _, c := range r.members {
+		s := answers[c].state()
+		if s.Epoch == nil || *s.Epoch != r.epoch {
+			r.t.Fatalf("%v: not in epoch %d: %+v", c, r.epoch, s)
+		}
+		if members == nil {
+			members = s.Members
+		} else if !slices.Equal(members, s.Members) {
+			r.t.Fatalf("%v: members are %v, others have %v", c, s.Members, members)
+		}
+		if c.can("epoch_authenticator") {
+			same(c, "epoch authenticator", &authenticator, s.Authenticator)
+		}
+		if c.can("tree_hash") || c.can("tree_hash:own") && c == r.last {
+			same(c, "tree hash", &treeHash, s.TreeHash)
+		}
+		if c.can("export") || c.can("export:exporter") {
+			same(c, "exported secret", &exported, r.call(c, "export", mlsFields{"label": "exporter", "context": []byte{}, "length": 32}).Secret)
+		}
+	}
+	if len(members) != len(r.members)+r.ghosts {
+		r.t.Fatalf("epoch %d has %d members, want %d and %d that did not join", r.epoch, len(members), len(r.members), r.ghosts)
+	}
+	for _, c := range r.members {
+		i := slices.IndexFunc(members, func(m mlsMember) bool { return m.Identity == c.identity })
+		if i < 0 {
+			r.t.Fatalf("%v (%s) is not among the members %v", c, c.identity, members)
+		}
+		c.leaf = members[i].Index
+	}
+	return slices.Clone(members)
+}
+
+// talk lets members write, and delivers in any order: some at once, some in a
+// later epoch, some never. Now and then one comes twice, which is refused.
+func (r *mlsRun) talk() bool {
+	for range 1 + r.rng.IntN(5) {
+		from := r.pick(nil, "seal")
+		data := make([]byte, r.rng.IntN(200))
+		if len(data) >= 8 {
+			binary.BigEndian.PutUint64(data, r.rng.Uint64())
+		}
+		f := mlsFields{"data": data}
+		var aad []byte
+		if from.can("aad") && everybody(r.members, "aad") && r.rng.IntN(2) == 0 {
+			aad = r.fresh("aad")
+			f["aad"] = aad
+		}
+		message := r.call(from, "seal", f).Message
+		r.turns++
+		for _, c := range r.members {
+			if c != from && r.rng.IntN(20) != 0 { // the twentieth is lost
+				r.late = append(r.late, mlsDelivery{to: c, from: from.leaf, epoch: r.epoch, turn: r.turns, message: message, data: data, aad: aad})
+			}
+		}
+	}
+	// Some wait; of a stream that is narrow all or none.
+	waits := map[stream]bool{}
+	r.sift(func(d mlsDelivery) bool {
+		wait := d.to.can("past_epochs") && r.rng.IntN(4) == 0
+		if !narrow(d.to) {
+			return wait
+		}
+		if _, decided := waits[d.stream()]; !decided {
+			waits[d.stream()] = wait
+		}
+		return waits[d.stream()]
+	})
+	return true
+}
+
+// flush delivers what was written before this epoch, what is for members that
+// keep no past epochs, and what comes from these, for members that keep none
+// of the senders of a past epoch.
+func (r *mlsRun) flush(before uint64, leaving ...*mlsClient) {
+	r.t.Helper()
+	r.sift(func(d mlsDelivery) bool {
+		gone := slices.ContainsFunc(leaving, func(c *mlsClient) bool { return c.leaf == d.from })
+		return d.to.can("past_epochs") && d.epoch >= before && !(gone && narrow(d.to))
+	})
+}
+
+// before is called before a commit is made: it delivers what would come too
+// late in the next epoch, in which some are no longer members.
+func (r *mlsRun) before(leaving ...*mlsClient) {
+	r.t.Helper()
+	r.flush(r.epoch-min(r.epoch, mlsLate-1), leaving...)
+}
+
+// A stream is what one member writes to another in one epoch.
+type stream struct {
+	to    *mlsClient
+	from  uint32
+	epoch uint64
+}
+
+func (d mlsDelivery) stream() stream { return stream{d.to, d.from, d.epoch} }
+
+// narrow says of a client that it takes messages at most two late, and those
+// of a past epoch only from who is a member still: core-crypto is made so.
+func narrow(c *mlsClient) bool { return c.peer.name == "core-crypto" }
+
+// sift delivers all that need not wait, in any order; in a narrow stream only
+// neighbours change places.
+func (r *mlsRun) sift(wait func(mlsDelivery) bool) {
+	r.t.Helper()
+	var kept, out []mlsDelivery
+	for _, d := range r.late {
+		if wait(d) {
+			kept = append(kept, d)
+		} else {
+			out = append(out, d)
+		}
+	}
+	r.late = kept
+	r.rng.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
+	places := map[stream][]int{}
+	for i, d := range out {
+		if narrow(d.to) {
+			places[d.stream()] = append(places[d.stream()], i)
+		}
+	}
+	for i, d := range out {
+		at := places[d.stream()]
+		if !narrow(d.to) || at[0] != i {
+			continue
+		}
+		var list []mlsDelivery
+		for _, j := range at {
+			list = append(list, out[j])
+		}
+		slices.SortFunc(list, func(a, b mlsDelivery) int { return a.turn - b.turn })
+		for j := 0; j+1 < len(list); j += 2 {
+			if r.rng.IntN(2) == 0 {
+				list[j], list[j+1] = list[j+1], list[j]
+			}
+		}
+		for n, j := range at {
+			out[j] = list[n]
+		}
+	}
+	for _, d := range out {
+		r.deliver(d)
+	}
+}
+
+func (r *mlsRun) deliver(d mlsDelivery) {
+	r.t.Helper()
+	r.log = append(r.log, fmt.Sprintf("message %d of leaf %d in epoch %d", d.turn, d.from, d.epoch))
+	a := r.call(d.to, "open", mlsFields{"message": d.message})
+	if !bytes.Equal(a.Data, d.data) || d.to.can("aad") && !bytes.Equal(a.AAD, d.aad) || a.Sender == nil || *a.Sender != d.from {
+		r.t.Fatalf("%v: a message of leaf %d in epoch %d came out as %+v", d.to, d.from, d.epoch, a)
+	}
+	r.messages++
+	if r.rng.IntN(10) == 0 {
+		r.refused(d.to, "open", mlsFields{"message": d.message})
+	}
+}
+
+// successors ends a run: some members branch off, then the group is
+// reinitialized, perhaps with another suite, by those whose library can.
+func (r *mlsRun) successors() {
+	r.t.Helper()
+	by := r.pick(nil, "branch")
+	if by != nil {
+		with := slices.DeleteFunc(slices.Clone(r.members), func(c *mlsClient) bool { return c == by || !c.can("branch") || r.rng.IntN(3) == 0 })
+		f := mlsFields{"new_group": r.fresh("branch"), "key_packages": r.keyPackages(with)}
+		r.follow(by, with, r.call(by, "branch", f))
+		r.kinds["branch"]++
+	}
+	able := slices.DeleteFunc(slices.Clone(r.members), func(c *mlsClient) bool { return !c.can("reinit", "reinit_group") })
+	if len(able) < 2 {
+		return
+	}
+	by = able[0]
+	if len(able) < len(r.members) {
+		out := slices.DeleteFunc(slices.Clone(r.members), func(c *mlsClient) bool { return c.can("reinit", "reinit_group") })
+		r.before(out...)
+		r.commit(by, r.call(by, "remove", mlsFields{"members": leaves(out)}), nil, out)
+	}
+	next := r.suite
+	for _, s := range mlsSuites {
+		// mls-rs 0.57 makes the PSK's nonce as long as the old suite's hash, where
+		// RFC 9420 §8.4 wants the new one's.
+		sameHash := (s == 7) == (r.suite == 7)
+		if r.rng.IntN(2) == 0 && !slices.ContainsFunc(able, func(c *mlsClient) bool {
+			return !slices.Contains(c.peer.hello.Suites, s) || c.peer.name == "mls-rs" && !sameHash
+		}) {
+			next = s
+		}
+	}
+	// mls-rs 0.57 compares the width of the trees instead of the members, so
+	// that no leaf may be blank.
+	for slices.ContainsFunc(r.members, func(c *mlsClient) bool { return int(c.leaf) >= len(r.members) }) {
+		r.welcome("add", by, []*mlsClient{r.newClient(by.peer)}, mlsFields{}, false)
+	}
+	id := r.fresh("successor")
+	r.commit(by, r.call(by, "reinit", mlsFields{"new_group": id, "suite": next}), nil, nil)
+	r.suite = next
+	by = r.pick(nil, "reinit_group")
+	with := slices.DeleteFunc(slices.Clone(r.members), func(c *mlsClient) bool { return c == by })
+	f := mlsFields{"key_packages": r.keyPackages(with), "identity": by.identity}
+	r.follow(by, with, r.call(by, "reinit_group", f))
+	r.kinds["reinit"]++
+}
+
+// follow lets clients join a group that follows this one, and talk there.
+func (r *mlsRun) follow(by *mlsClient, with []*mlsClient, made *mlsAnswer) {
+	r.t.Helper()
+	r.flush(r.epoch + 1)
+	next := &mlsRun{t: r.t, rng: r.rng, suite: r.suite, group: made.Group, epoch: 1, last: by, members: append([]*mlsClient{by}, with...), names: r.names}
+	answers := map[*mlsClient]*mlsAnswer{by: made}
+	for _, c := range with {
+		answers[c] = next.call(c, "join", mlsFields{"welcome": made.Welcome})
+	}
+	before := map[*mlsClient]uint32{}
+	for _, c := range next.members {
+		before[c] = c.leaf
+	}
+	next.agree(answers)
+	next.talk()
+	next.flush(2)
+	for c, leaf := range before { // they are still in this group, too
+		c.leaf = leaf
+	}
+	r.names, r.messages, r.refusals, r.log = next.names, r.messages+next.messages, r.refusals+next.refusals, append(r.log, next.log...)
+}
+
+// mlsRoot is where the peers are found, from this package's directory.
+func mlsRoot(parts ...string) string { return filepath.Join(append([]string{root}, parts...)...) }
