@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use mls_rs::client_builder::{
     BaseConfig, PaddingMode, WithCryptoProvider, WithGroupStateStorage, WithIdentityProvider,
@@ -28,6 +29,9 @@ use peerline::why;
 
 /// How many past epochs are kept.
 const PAST_EPOCHS: usize = 3;
+
+/// How long a leaf is valid. The year that mls-rs gives by itself is too long for core-crypto.
+const LIFETIME: Duration = Duration::from_secs(84 * 24 * 60 * 60);
 
 type Settings<P> = WithCryptoProvider<
     P,
@@ -178,6 +182,7 @@ impl<P: CryptoProvider + Default + Clone> MlsRs<P> {
             .key_package_repo(self.packages.clone())
             .psk_store(self.psks.clone())
             .group_state_storage(self.states.clone())
+            .key_package_lifetime(LIFETIME)
             .mls_rules(self.rules.clone())
             .identity_provider(BasicIdentityProvider::new())
             .crypto_provider(self.crypto.clone())
