@@ -157,3 +157,38 @@ func TestSetPath(t *testing.T) {
 		t.Error("RFC 9420 §12.4.2: committer and follower disagree")
 	}
 }
+
+// Adds that are too many for the application's bound wait; the rest does not.
+func TestComposeBounds(t *testing.T) {
+	k := newKit(t, 3, &Policy{MaxMembers: 4}, nil)
+	for range 3 {
+		_, entry := k.add(nil, nil)
+		k.propose(1, entry.Proposal)
+	}
+	update := k.propose(2, k.update(2, nil))
+	list, _ := k.g.Compose(Sender{SenderMember, 0}, nil)
+	if len(list) != 2 || string(list[1].Ref) != string(update.Ref) {
+		t.Errorf("composed %d entries", len(list))
+	}
+	// A value that is wrong itself leaves nothing but the values, for Plan to refuse.
+	list, _ = k.g.Compose(Sender{SenderMember, 0}, nil, remove(9))
+	if len(list) != 1 || list[0].Proposal == nil {
+		t.Errorf("composed %d entries", len(list))
+	}
+	_, err := k.g.Plan(Sender{SenderMember, 0}, list, nil)
+	refused(t, "RFC 9420 §12.1.3", err, RuleRemove)
+}
+
+// RFC 9420 §7.3: an Add whose type of credential is new to the group and not
+// known to all waits.
+func TestComposeCredential(t *testing.T) {
+	both := NewCapabilities([]Version{Version10}, []Suite{testSuite}, nil, nil, []CredentialType{CredentialBasic, 0xf001})
+	k := newKit(t, 3, nil, nil)
+	_, entry := k.add(func(l *LeafNode) { l.Credential, l.Capabilities = Credential{Type: 0xf001}, both }, nil)
+	k.propose(1, entry.Proposal)
+	good := k.propose(1, psk("x", 32))
+	list, path := k.g.Compose(Sender{SenderMember, 0}, nil)
+	if len(list) != 1 || string(list[0].Ref) != string(good.Ref) || path {
+		t.Errorf("composed %d entries, path %t", len(list), path)
+	}
+}

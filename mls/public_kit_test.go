@@ -30,6 +30,7 @@ type client struct {
 	private, public []byte
 	credential      Credential
 	caps            Capabilities
+	extensions      Extensions // of its leaves
 	rand            io.Reader
 }
 
@@ -60,7 +61,7 @@ func newClient(t testing.TB, name string, rand io.Reader) *client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &client{params, private, public, BasicCredential([]byte(name)), wideCapabilities(), rand}
+	return &client{params, private, public, BasicCredential([]byte(name)), wideCapabilities(), nil, rand}
 }
 
 // key is a new public key for HPKE: of suite 1, any 32 octets are one.
@@ -74,7 +75,8 @@ func (c *client) key() []byte {
 
 // leaf is a leaf not signed yet.
 func (c *client) leaf(source LeafSource) *LeafNode {
-	l := &LeafNode{EncryptionKey: c.key(), SignatureKey: c.public, Credential: c.credential, Capabilities: c.caps, Source: source}
+	l := &LeafNode{EncryptionKey: c.key(), SignatureKey: c.public, Credential: c.credential, Capabilities: c.caps,
+		Source: source, Extensions: c.extensions}
 	if source == LeafKeyPackage {
 		l.Lifetime = Lifetime{1000, 2000}
 	}

@@ -10,8 +10,8 @@ import (
 // no key is in it twice on the way.
 func (p *plan) apply() error {
 	st, g := p.st, p.g
-	if n := g.tree.Members() - len(p.removes) + len(p.adds); n+boolCount(st.external()) > g.policy.members() {
-		return refuse(RuleBounds, "the group would have %d members", n+boolCount(st.external()))
+	if err := p.checkSize(); err != nil {
+		return err
 	}
 	st.Tree = g.tree.Clone()
 	for _, i := range p.removes {
@@ -33,11 +33,20 @@ func (p *plan) apply() error {
 	return p.applyAdds()
 }
 
-func boolCount(b bool) int {
-	if b {
-		return 1
+// checkSize: RFC 9420 §16.11: the application's bound of members, before
+// anything is added.
+func (p *plan) checkSize() error {
+	n := p.g.tree.Members() - len(p.removes) + len(p.adds)
+	if p.st.external() {
+		n++
 	}
-	return 0
+	if n <= p.g.policy.members() {
+		return nil
+	}
+	if len(p.adds) > 0 {
+		p.at = p.adds[len(p.adds)-1]
+	}
+	return refuse(RuleBounds, "the group would have %d members", n)
 }
 
 // checkOthers: RFC 9420 §12.2, §13.2: a type of proposal that not every client
@@ -141,8 +150,20 @@ func (p *plan) checkMembers() error {
 			}
 		}
 	}
+	for _, list := range [...][]int{p.updates, p.adds} {
+		for _, i := range list {
+			l, _, wrap := p.leafOf(i)
+			if p.at = i; slices.Contains(before, uint16(l.Credential.Type)) {
+				continue
+			}
+			if err := checkNewTypes(st.Tree, used, before); err != nil {
+				return refuse(wrap, "%w", err)
+			}
+			before = used
+		}
+	}
 	p.at = -1
-	return checkNewTypes(st.Tree, used, before)
+	return nil
 }
 
 // checkNewTypes: RFC 9420 §7.3: a type of credential that comes into use is

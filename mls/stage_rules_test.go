@@ -457,3 +457,35 @@ func TestDictionaryByUpdateAlone(t *testing.T) {
 	_, err = k.g.Stage(k.anyCommit(0, []ProposalOrRef{gce(e)}))
 	k.breaks(err, before, RuleAppDataUpdate)
 }
+
+// RFC 9420 §13.4: the first data of a component brings an extension into the
+// GroupContext, which all members have to support.
+func TestDictionarySupport(t *testing.T) {
+	k := newKit(t, 1, permissive(), nil)
+	_, entry := k.add(func(l *LeafNode) {
+		l.Capabilities = NewCapabilities([]Version{Version10}, []Suite{testSuite}, nil, []ProposalType{ProposalAppDataUpdate}, []CredentialType{CredentialBasic})
+	}, nil)
+	k.apply(k.commit(0, []ProposalOrRef{entry}, nil))
+	before := k.g.AppendTo(nil)
+	_, err := k.g.Stage(k.anyCommit(0, []ProposalOrRef{appUpdate(0x8001, "x")}))
+	k.breaks(err, before, RuleGroupExtensionsSupport)
+}
+
+// Who cannot commit at all, and an epoch that has none after it.
+func TestPlanRefusals(t *testing.T) {
+	k := newKit(t, 2, nil, nil)
+	before := k.g.AppendTo(nil)
+	_, err := k.g.Plan(Sender{SenderExternal, 0}, nil, nil)
+	k.breaks(err, before, RuleSenderType)
+	_, err = k.g.Plan(Sender{SenderMember, 2}, nil, nil)
+	k.breaks(err, before, RuleSenderLeaf)
+	_, err = k.g.Plan(Sender{Type: SenderNewMemberCommit}, []ProposalOrRef{externalInit()}, nil)
+	k.breaks(err, before, RuleExternalCommit)
+	_, err = k.g.Plan(Sender{SenderMember, 0}, make([]ProposalOrRef, MaxProposals+1), nil)
+	k.breaks(err, before, RuleBounds)
+	_, err = k.g.Stage(k.proposal(0, remove(1)))
+	k.breaks(err, before, RuleContentType)
+	k.g.context.Epoch = 1<<64 - 1
+	_, err = k.g.Plan(Sender{SenderMember, 0}, nil, nil)
+	refused(t, "RFC 9420 §12: the last epoch", err, RuleGroupAndEpoch)
+}

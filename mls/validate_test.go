@@ -263,3 +263,26 @@ func TestManyKeyPackages(t *testing.T) {
 		t.Errorf("%d added of %d", len(st.Added), len(list))
 	}
 }
+
+// draft-ietf-mls-extensions-10 §5: wire formats that a group requires.
+func TestRequiredWireFormatsOfLeaves(t *testing.T) {
+	supported := Extensions{{ExtSupportedWireFormats, WireFormats(0xf001, 0xf002)}}
+	k := newKit(t, 2, nil, nil)
+	for i := range uint32(2) {
+		k.members[i].extensions = supported
+		k.apply(k.commit(i, nil, nil))
+	}
+	k.apply(k.commit(0, []ProposalOrRef{gce(Extensions{{ExtRequiredWireFormats, WireFormats(0xf001)}})}, nil))
+	_, entry := k.add(nil, nil)
+	before := k.g.AppendTo(nil)
+	_, err := k.g.Stage(k.anyCommit(0, []ProposalOrRef{entry}))
+	k.breaks(err, before, RuleAdd, RuleRequiredWireFormats)
+	_, err = k.g.Stage(k.commit(1, nil, &pathChange{leaf: func(_ *Staged, l *LeafNode) { l.Extensions = nil }}))
+	k.breaks(err, before, RulePathLeaf, RuleRequiredWireFormats)
+	_, entry = k.add(func(l *LeafNode) { l.Extensions = supported }, nil)
+	k.apply(k.commit(0, []ProposalOrRef{entry}, nil))
+	_, err = NewPublicGroup(k.info(0, nil), nil, nil)
+	if err != nil {
+		t.Error(err)
+	}
+}
