@@ -329,3 +329,9 @@ func newAttacked(t *testing.T, n int) *world {
 
 // vec is an opaque vector.
 func vec(b []byte) []byte { return codec.AppendVec(nil, b) }
+
+// find is how a member finds its signers after a restart.
+func (m *member) find(public []byte) (mls.Signer, bool) {
+	s, ok := m.signers[string(public)]
+	return s, ok
+}

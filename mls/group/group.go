@@ -199,6 +199,9 @@ func (g *Group) Export(label string, context []byte, n int) ([]byte, error) {
 // SafeExport is SafeExportSecret, draft-ietf-mls-extensions-10 §4.4: the
 // secret of one component in this epoch, Nh octets, which can be had once.
 func (g *Group) SafeExport(component mls.ComponentID) ([]byte, error) {
+	if g.status == Removed {
+		return nil, ErrInactive
+	}
 	out, err := g.exporter.Export(nil, uint16(component))
 	if err != nil {
 		return nil, mls.Refuse(mls.RuleExporter, "the secret of component %d was taken before", component)

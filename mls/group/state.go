@@ -272,7 +272,9 @@ func (g *Group) restorePending(b []byte, signers func([]byte) (mls.Signer, bool)
 	if path {
 		first, private = r.Vec(), r.Vec()
 	}
-	t := &Transition{from: g.number, signer: g.signer, restored: b, Welcome: r.Vec(), RatchetTree: r.Vec(), Commit: r.Vec()}
+	// The transition erases what it is rebuilt from: the rest outlives it.
+	t := &Transition{from: g.number, signer: g.signer, restored: b,
+		Welcome: append([]byte(nil), r.Vec()...), RatchetTree: append([]byte(nil), r.Vec()...), Commit: append([]byte(nil), r.Vec()...)}
 	if err := r.Finish(); err != nil {
 		return mls.WireError(err)
 	}
@@ -287,7 +289,7 @@ func (g *Group) restorePending(b []byte, signers func([]byte) (mls.Signer, bool)
 	keys, commitSecret := g.keys.retain(t.Staged.Tree), g.zeroSecret()
 	if path {
 		leaf := t.Staged.Tree.Leaf(g.self)
-		keys[2*g.self] = keyPair{private, leaf.EncryptionKey}
+		keys[2*g.self] = keyPair{bytes.Clone(private), leaf.EncryptionKey}
 		if commitSecret, err = g.config.learnPath(g.params, t.Staged.Steps, bytes.Clone(first), t.Staged.Tree, keys); err != nil {
 			return err
 		}
@@ -312,6 +314,9 @@ func (g *Group) restorePending(b []byte, signers func([]byte) (mls.Signer, bool)
 // skipReserved moves the own ratchets beyond all generations that may have
 // been used before the restart, RFC 9420 §6.3.1: no key is used twice.
 func (g *Group) skipReserved() error {
+	if g.status != Active {
+		return nil
+	}
 	for kind, to := range g.ahead {
 		if err := g.ratchets.Skip(g.self, secret.Content(kind), to); err != nil {
 			return ratchetError(err)

@@ -30,6 +30,17 @@ type Transition struct {
 	signer   mls.Signer
 	tag      []byte // confirmation_tag
 	restored []byte // what rebuilds an own transition after a restart
+	dropped  bool
+}
+
+// drop erases what a transition that is not merged holds beside keep.
+func (t *Transition) drop(keep privateKeys) {
+	if t.next.secrets != nil {
+		t.next.secrets.Wipe()
+	}
+	t.next.keys.wipe(keep)
+	secret.Wipe(t.restored)
+	t.dropped = true
 }
 
 // zeroSecret stands where a commit has no path, or no pre-shared key: Nh octets.
@@ -139,10 +150,7 @@ func (g *Group) Pending() *Transition { return g.pending }
 // service refused it.
 func (g *Group) Discard() {
 	if p := g.pending; p != nil {
-		if p.next.secrets != nil {
-			p.next.secrets.Wipe()
-		}
-		p.next.keys.wipe(g.keys)
+		p.drop(g.keys)
 		g.pending = nil
 		g.recordDiscard()
 	}
@@ -153,7 +161,7 @@ func (g *Group) Discard() {
 // not a small record: the caller keeps a Snapshot before it tells anybody.
 func (g *Group) Merge(t *Transition) error {
 	switch {
-	case t.from != g.number || g.status != Active:
+	case t.dropped || t.from != g.number || g.status != Active:
 		return ErrStale
 	case t.Removed:
 		g.leave(Removed)
@@ -170,10 +178,11 @@ func (g *Group) Merge(t *Transition) error {
 	}
 	g.retire(&old)
 	if p := g.pending; p != nil && p != t {
-		p.next.secrets.Wipe()
-		p.next.keys.wipe(g.keys)
+		p.drop(g.keys)
 	}
-	g.updates, g.signers, g.pending = nil, nil, nil
+	secret.Wipe(t.restored)
+	g.forgetUpdates()
+	g.pending = nil
 	g.sent, g.ahead, g.changes, g.journal = 0, [2]uint32{}, nil, false
 	if t.Staged.ReInit != nil {
 		g.status, g.reinit = Reinitialized, t.Staged.ReInit
@@ -219,17 +228,36 @@ func (g *Group) forget(n int) {
 // applications that bound it by time, RFC 9420 §9.2.
 func (g *Group) ForgetPast(n int) { g.forget(n) }
 
+// forgetUpdates erases the private keys of own Updates, but the one that
+// became the leaf's.
+func (g *Group) forgetUpdates() {
+	own := g.keys[2*g.self].private
+	for _, private := range g.updates {
+		if !bytes.Equal(private, own) {
+			secret.Wipe(private)
+		}
+	}
+	g.updates, g.signers = nil, nil
+}
+
 // leave ends the membership and erases what it is not needed to read late
 // messages, RFC 9420 §12.4.2.
 func (g *Group) leave(s Status) {
 	g.status = s
 	g.Discard()
 	g.keys.wipe(nil)
-	for _, private := range g.updates {
-		secret.Wipe(private)
+	g.keys = nil
+	g.forgetUpdates()
+	e := g.secrets
+	secret.Wipe(e.Init, e.External, e.Exporter, e.Confirmation, e.Membership, e.Resumption)
+	for _, r := range g.resumptions {
+		secret.Wipe(r.psk)
 	}
-	secret.Wipe(g.secrets.Init, g.secrets.External, g.secrets.Exporter, g.secrets.Confirmation, g.secrets.Membership)
-	g.updates, g.signers = nil, nil
+	g.resumptions = nil
+	g.exporter.Wipe()
+	g.exporter = secret.NewExporterTree(g.params, g.zeroSecret())
+	g.ratchets.RetireHandshake()
+	g.changes, g.journal = nil, false
 }
 
 // Event is what Process found in a message: one of its fields is set.
