@@ -52,9 +52,16 @@ func TestCompose(t *testing.T) {
 	if _, err := k.g.Stage(k.commit(0, list, nil)); err != nil {
 		t.Error(err)
 	}
+}
 
-	// Values come first, and the application may leave pending ones out.
-	list, path = k.g.Compose(Sender{SenderMember, 0}, nil, remove(1), psk("x", 32), gce(nil).Proposal)
+// Values come first, and the application may leave pending ones out.
+func TestComposeValues(t *testing.T) {
+	k := newKit(t, 6, permissive(), nil)
+	latest := k.propose(1, k.update(1, nil))
+	extensions := k.propose(1, gce(wideOnly).Proposal)
+	reinit := k.propose(1, &Proposal{Type: ProposalReInit, ReInit: ReInit{Version: 1, Suite: 1}})
+	key := k.propose(1, psk("x", 32))
+	list, path := k.g.Compose(Sender{SenderMember, 0}, nil, remove(1), psk("x", 32), gce(nil).Proposal)
 	for _, got := range list {
 		for _, e := range []ProposalOrRef{latest, key, extensions} {
 			if got.Ref != nil && string(got.Ref) == string(e.Ref) {

@@ -11,88 +11,87 @@ func senders(c *client) Extension {
 }
 
 // Messages that are signed and wrong: RFC 9420 §6.
+var badFraming = []struct {
+	name string
+	rule Rule
+	make func(k *kit) *AuthenticatedContent
+}{
+	{"§6 group", RuleGroupAndEpoch, func(k *kit) *AuthenticatedContent {
+		return k.message(k.members[0], Sender{SenderMember, 0}, func(a *AuthenticatedContent) {
+			a.Content.GroupID, a.Content.Proposal = []byte("other"), remove(1)
+		})
+	}},
+	{"§6 epoch", RuleGroupAndEpoch, func(k *kit) *AuthenticatedContent {
+		return k.message(k.members[0], Sender{SenderMember, 0}, func(a *AuthenticatedContent) {
+			a.Content.Epoch, a.Content.Proposal = 0, remove(1)
+		})
+	}},
+	{"§6.1 external sender commits", RuleSenderType, func(k *kit) *AuthenticatedContent {
+		return k.message(k.outside, Sender{SenderExternal, 0}, func(a *AuthenticatedContent) { a.Content.Commit = &Commit{} })
+	}},
+	{"§6.1 new member proposes a Remove", RuleSenderType, func(k *kit) *AuthenticatedContent {
+		return k.message(k.outside, Sender{Type: SenderNewMemberProposal}, func(a *AuthenticatedContent) { a.Content.Proposal = remove(1) })
+	}},
+	{"§6.1 new member commit proposes", RuleSenderType, func(k *kit) *AuthenticatedContent {
+		return k.message(k.outside, Sender{Type: SenderNewMemberCommit}, func(a *AuthenticatedContent) { a.Content.Proposal = k.addProposal() })
+	}},
+	{"§6.1 blank sender", RuleSenderLeaf, func(k *kit) *AuthenticatedContent {
+		return k.message(k.members[0], Sender{SenderMember, 3}, func(a *AuthenticatedContent) { a.Content.Proposal = remove(1) })
+	}},
+	{"§6.1 sender beyond the tree", RuleSenderLeaf, func(k *kit) *AuthenticatedContent {
+		return k.message(k.members[0], Sender{SenderMember, 1 << 31}, func(a *AuthenticatedContent) { a.Content.Proposal = remove(1) })
+	}},
+	{"§12.1.8.1 external sender's index", RuleExternalSenderIndex, func(k *kit) *AuthenticatedContent {
+		return k.message(k.outside, Sender{SenderExternal, 1}, func(a *AuthenticatedContent) { a.Content.Proposal = remove(1) })
+	}},
+	{"§6.1 signature of another member", RuleContentSignature, func(k *kit) *AuthenticatedContent {
+		return k.message(k.members[1], Sender{SenderMember, 0}, func(a *AuthenticatedContent) { a.Content.Proposal = remove(1) })
+	}},
+	{"§6.1 signature of another external sender", RuleContentSignature, func(k *kit) *AuthenticatedContent {
+		return k.message(k.members[1], Sender{SenderExternal, 0}, func(a *AuthenticatedContent) { a.Content.Proposal = remove(1) })
+	}},
+	{"§12.1.8 signature of another than the joiner", RuleContentSignature, func(k *kit) *AuthenticatedContent {
+		return k.message(k.outside, Sender{Type: SenderNewMemberProposal}, func(a *AuthenticatedContent) { a.Content.Proposal = k.addProposal() })
+	}},
+	{"§6.1 tag of a commit", RuleConfirmationTagPresence, func(k *kit) *AuthenticatedContent {
+		a := k.commit(0, nil, nil)
+		a.ConfirmationTag = nil
+		a.Seal()
+		return a
+	}},
+	{"§6.1 tag of a proposal", RuleConfirmationTagPresence, func(k *kit) *AuthenticatedContent {
+		a := k.proposal(0, remove(1))
+		a.ConfirmationTag = make([]byte, 32)
+		return a
+	}},
+	{"§12.1.8 external sender in private", RuleExternalInPrivate, func(k *kit) *AuthenticatedContent {
+		return k.message(k.outside, Sender{SenderExternal, 0}, func(a *AuthenticatedContent) {
+			a.WireFormat, a.Content.Proposal = WirePrivate, remove(1)
+		})
+	}},
+	{"§12.4.3.2 external commit in private", RuleExternalInPrivate, func(k *kit) *AuthenticatedContent {
+		a := k.joinCommit(k.client(), []ProposalOrRef{externalInit()}, nil)
+		a.WireFormat = WirePrivate
+		return a
+	}},
+	{"§6.2 application in public", RuleApplicationInPublic, func(k *kit) *AuthenticatedContent {
+		return k.message(k.members[0], Sender{SenderMember, 0}, func(a *AuthenticatedContent) {
+			a.Content.ContentType, a.Content.Application = ContentApplication, []byte("x")
+		})
+	}},
+	{"extensions §6.3.1 SelfRemove in private", RuleSelfRemove, func(k *kit) *AuthenticatedContent {
+		return k.message(k.members[1], Sender{SenderMember, 1}, func(a *AuthenticatedContent) {
+			a.WireFormat, a.Content.Proposal = WirePrivate, &Proposal{Type: ProposalSelfRemove}
+		})
+	}},
+}
+
 func TestFramingRules(t *testing.T) {
-	outside := newClient(t, "outside", seeded(9))
-	add := func(k *kit) *Proposal {
-		_, entry := k.add(nil, nil)
-		return entry.Proposal
-	}
-	for _, c := range []struct {
-		name string
-		rule Rule
-		make func(k *kit) *AuthenticatedContent
-	}{
-		{"§6 group", RuleGroupAndEpoch, func(k *kit) *AuthenticatedContent {
-			return k.message(k.members[0], Sender{SenderMember, 0}, func(a *AuthenticatedContent) {
-				a.Content.GroupID, a.Content.Proposal = []byte("other"), remove(1)
-			})
-		}},
-		{"§6 epoch", RuleGroupAndEpoch, func(k *kit) *AuthenticatedContent {
-			return k.message(k.members[0], Sender{SenderMember, 0}, func(a *AuthenticatedContent) {
-				a.Content.Epoch, a.Content.Proposal = 0, remove(1)
-			})
-		}},
-		{"§6.1 external sender commits", RuleSenderType, func(k *kit) *AuthenticatedContent {
-			return k.message(outside, Sender{SenderExternal, 0}, func(a *AuthenticatedContent) { a.Content.Commit = &Commit{} })
-		}},
-		{"§6.1 new member proposes a Remove", RuleSenderType, func(k *kit) *AuthenticatedContent {
-			return k.message(outside, Sender{Type: SenderNewMemberProposal}, func(a *AuthenticatedContent) { a.Content.Proposal = remove(1) })
-		}},
-		{"§6.1 new member commit proposes", RuleSenderType, func(k *kit) *AuthenticatedContent {
-			return k.message(outside, Sender{Type: SenderNewMemberCommit}, func(a *AuthenticatedContent) { a.Content.Proposal = add(k) })
-		}},
-		{"§6.1 blank sender", RuleSenderLeaf, func(k *kit) *AuthenticatedContent {
-			return k.message(k.members[0], Sender{SenderMember, 3}, func(a *AuthenticatedContent) { a.Content.Proposal = remove(1) })
-		}},
-		{"§6.1 sender beyond the tree", RuleSenderLeaf, func(k *kit) *AuthenticatedContent {
-			return k.message(k.members[0], Sender{SenderMember, 1 << 31}, func(a *AuthenticatedContent) { a.Content.Proposal = remove(1) })
-		}},
-		{"§12.1.8.1 external sender's index", RuleExternalSenderIndex, func(k *kit) *AuthenticatedContent {
-			return k.message(outside, Sender{SenderExternal, 1}, func(a *AuthenticatedContent) { a.Content.Proposal = remove(1) })
-		}},
-		{"§6.1 signature of another member", RuleContentSignature, func(k *kit) *AuthenticatedContent {
-			return k.message(k.members[1], Sender{SenderMember, 0}, func(a *AuthenticatedContent) { a.Content.Proposal = remove(1) })
-		}},
-		{"§6.1 signature of another external sender", RuleContentSignature, func(k *kit) *AuthenticatedContent {
-			return k.message(k.members[1], Sender{SenderExternal, 0}, func(a *AuthenticatedContent) { a.Content.Proposal = remove(1) })
-		}},
-		{"§12.1.8 signature of another than the joiner", RuleContentSignature, func(k *kit) *AuthenticatedContent {
-			return k.message(outside, Sender{Type: SenderNewMemberProposal}, func(a *AuthenticatedContent) { a.Content.Proposal = add(k) })
-		}},
-		{"§6.1 tag of a commit", RuleConfirmationTagPresence, func(k *kit) *AuthenticatedContent {
-			a := k.commit(0, nil, nil)
-			a.ConfirmationTag = nil
-			a.Seal()
-			return a
-		}},
-		{"§6.1 tag of a proposal", RuleConfirmationTagPresence, func(k *kit) *AuthenticatedContent {
-			a := k.proposal(0, remove(1))
-			a.ConfirmationTag = make([]byte, 32)
-			return a
-		}},
-		{"§12.1.8 external sender in private", RuleExternalInPrivate, func(k *kit) *AuthenticatedContent {
-			return k.message(outside, Sender{SenderExternal, 0}, func(a *AuthenticatedContent) {
-				a.WireFormat, a.Content.Proposal = WirePrivate, remove(1)
-			})
-		}},
-		{"§12.4.3.2 external commit in private", RuleExternalInPrivate, func(k *kit) *AuthenticatedContent {
-			a := k.joinCommit(k.client(), []ProposalOrRef{externalInit()}, nil)
-			a.WireFormat = WirePrivate
-			return a
-		}},
-		{"§6.2 application in public", RuleApplicationInPublic, func(k *kit) *AuthenticatedContent {
-			return k.message(k.members[0], Sender{SenderMember, 0}, func(a *AuthenticatedContent) {
-				a.Content.ContentType, a.Content.Application = ContentApplication, []byte("x")
-			})
-		}},
-		{"extensions §6.3.1 SelfRemove in private", RuleSelfRemove, func(k *kit) *AuthenticatedContent {
-			return k.message(k.members[1], Sender{SenderMember, 1}, func(a *AuthenticatedContent) {
-				a.WireFormat, a.Content.Proposal = WirePrivate, &Proposal{Type: ProposalSelfRemove}
-			})
-		}},
-	} {
+	for _, c := range badFraming {
 		t.Run(ruleNames(c.name, c.rule), func(t *testing.T) {
+			outside := newClient(t, "outside", seeded(9))
 			k := newKit(t, 3, nil, Extensions{senders(outside)})
+			k.outside = outside
 			before := k.g.AppendTo(nil)
 			a := c.make(k)
 			var err error

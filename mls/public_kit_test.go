@@ -111,6 +111,7 @@ type kit struct {
 	rand    io.Reader
 	g       *PublicGroup
 	members map[uint32]*client
+	outside *client // an external sender, if the group has one
 	next    int
 }
 
@@ -331,6 +332,13 @@ func (k *kit) add(leaf func(*LeafNode), pack func(*KeyPackage)) (*client, Propos
 	k.t.Helper()
 	c := k.client()
 	return c, byValue(&Proposal{Type: ProposalAdd, Add: c.keyPackage(k.t, leaf, pack)})
+}
+
+// addProposal is an Add of a new client.
+func (k *kit) addProposal() *Proposal {
+	k.t.Helper()
+	_, entry := k.add(nil, nil)
+	return entry.Proposal
 }
 
 func byValue(p *Proposal) ProposalOrRef { return ProposalOrRef{Proposal: p} }

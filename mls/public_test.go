@@ -6,90 +6,104 @@ import (
 	"testing"
 )
 
-// TestPublicGroupLife follows a group through all kinds of commits and has a
-// second service, which joins late, arrive at the same state.
-func TestPublicGroupLife(t *testing.T) {
-	k := newKit(t, 9, permissive(), nil)
-	k.warm()
-	late := k.reload()
-	check := func(what string, st *Staged) {
-		t.Helper()
-		if got := k.g.Epoch(); got != st.Context().Epoch || !bytes.Equal(k.g.ContextBytes(), st.ContextBytes()) {
-			t.Errorf("%s: the next epoch is not the staged one", what)
-		}
-		if !bytes.Equal(k.g.Tree().Hash(), k.g.Context().TreeHash) {
-			t.Errorf("%s: tree hash of the context is another", what)
-		}
-		if err := k.g.Tree().Validate(k.g.GroupID(), nil); err != nil {
-			t.Errorf("%s: %v", what, err)
-		}
-	}
-	both := func(what string, a *AuthenticatedContent) *Staged {
-		t.Helper()
-		st, err := late.Stage(a)
-		if err != nil {
-			t.Fatalf("%s: the late service: %v", what, err)
-		}
-		late = st.Next(a.ConfirmationTag)
-		st = k.apply(a)
-		check(what, st)
-		if !bytes.Equal(late.ContextBytes(), k.g.ContextBytes()) || !bytes.Equal(late.InterimTranscriptHash(), k.g.InterimTranscriptHash()) {
-			t.Fatalf("%s: the services disagree", what)
-		}
-		return st
-	}
-	shared := func(from uint32, p *Proposal) ProposalOrRef {
-		t.Helper()
-		a := k.proposal(from, p)
-		if _, err := late.Propose(a); err != nil {
-			t.Fatal(err)
-		}
-		n, err := k.g.Propose(a)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return ProposalOrRef{Ref: n.Ref}
-	}
+// pair is a group and a second service, which joined late and has to arrive at
+// the same state.
+type pair struct {
+	*kit
+	late *PublicGroup
+}
 
-	st := both("update by reference and a remove", k.commit(1, []ProposalOrRef{shared(2, k.update(2, nil)), byValue(remove(4))}, nil))
+// both stages a commit at both.
+func (k *pair) both(what string, a *AuthenticatedContent) *Staged {
+	t := k.t
+	t.Helper()
+	st, err := k.late.Stage(a)
+	if err != nil {
+		t.Fatalf("%s: the late service: %v", what, err)
+	}
+	k.late = st.Next(a.ConfirmationTag)
+	st = k.apply(a)
+	if k.g.Epoch() != st.Context().Epoch || !bytes.Equal(k.g.ContextBytes(), st.ContextBytes()) {
+		t.Errorf("%s: the next epoch is not the staged one", what)
+	}
+	if !bytes.Equal(k.g.Tree().Hash(), k.g.Context().TreeHash) || !bytes.Equal(k.g.ConfirmationTag(), a.ConfirmationTag) {
+		t.Errorf("%s: tree hash or confirmation tag is another", what)
+	}
+	if err := k.g.Tree().Validate(k.g.GroupID(), nil); err != nil {
+		t.Errorf("%s: %v", what, err)
+	}
+	if !bytes.Equal(k.late.ContextBytes(), k.g.ContextBytes()) || !bytes.Equal(k.late.InterimTranscriptHash(), k.g.InterimTranscriptHash()) {
+		t.Fatalf("%s: the services disagree", what)
+	}
+	return st
+}
+
+// shared gives a proposal to both.
+func (k *pair) shared(from uint32, p *Proposal) ProposalOrRef {
+	k.t.Helper()
+	a := k.proposal(from, p)
+	if _, err := k.late.Propose(a); err != nil {
+		k.t.Fatal(err)
+	}
+	n, err := k.g.Propose(a)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return ProposalOrRef{Ref: n.Ref}
+}
+
+func newPair(t *testing.T) *pair {
+	k := &pair{kit: newKit(t, 9, permissive(), nil)}
+	k.warm()
+	k.late = k.reload()
+	return k
+}
+
+// TestPublicGroupMembers follows a group through all changes of members.
+func TestPublicGroupMembers(t *testing.T) {
+	k := newPair(t)
+	st := k.both("update by reference and a remove", k.commit(1, []ProposalOrRef{k.shared(2, k.update(2, nil)), byValue(remove(4))}, nil))
 	if len(st.Updated) != 1 || st.Updated[0] != 2 || len(st.Removed) != 1 || st.Removed[0] != 4 || !st.NeedsPath {
 		t.Errorf("staged: %+v", st)
 	}
 	c, entry := k.add(nil, nil)
-	st = both("add without path", k.signCommit(3, []ProposalOrRef{entry}, nil))
+	st = k.both("add without path", k.signCommit(3, []ProposalOrRef{entry}, nil))
 	if st.Added[0] != 4 || st.NeedsPath || st.Path != nil {
 		t.Errorf("RFC 9420 §12.1.1: added at %d, path needed %t", st.Added[0], st.NeedsPath)
 	}
 	k.members[4] = c
 	joiner := k.client()
-	st = both("external join", k.joinCommit(joiner, []ProposalOrRef{externalInit(), byValue(psk("p", 32))}, nil))
+	st = k.both("external join", k.joinCommit(joiner, []ProposalOrRef{externalInit(), byValue(psk("p", 32))}, nil))
 	k.members[st.Committer] = joiner
 	if st.Committer != 9 || len(st.KEMOutput) != 32 || len(st.PSKs) != 1 {
 		t.Errorf("external join: %+v", st)
 	}
-	st = both("resync", k.joinCommit(joiner, []ProposalOrRef{externalInit(), byValue(remove(9))}, nil))
+	st = k.both("resync", k.joinCommit(joiner, []ProposalOrRef{externalInit(), byValue(remove(9))}, nil))
 	k.members[st.Committer] = joiner
-	st = both("self remove", k.commit(0, []ProposalOrRef{shared(st.Committer, &Proposal{Type: ProposalSelfRemove})}, nil))
+	st = k.both("self remove", k.commit(0, []ProposalOrRef{k.shared(st.Committer, &Proposal{Type: ProposalSelfRemove})}, nil))
 	if len(st.Removed) != 1 || st.Removed[0] != 9 || k.g.Tree().Leaf(9) != nil {
 		t.Errorf("self remove: %+v", st)
 	}
-	st = both("extensions", k.commit(0, []ProposalOrRef{byValue(&Proposal{Type: ProposalGroupContextExtensions,
-		Extensions: Extensions{{0xf001, []byte("x")}}})}, nil))
-	if !st.ExtensionsChanged || len(k.g.Context().Extensions) != 1 {
+}
+
+// TestPublicGroupData follows a group through changes of its context.
+func TestPublicGroupData(t *testing.T) {
+	k := newPair(t)
+	st := k.both("extensions", k.commit(0, []ProposalOrRef{gce(wideOnly)}, nil))
+	if !st.ExtensionsChanged || len(k.g.Context().Extensions) != 1 || len(k.g.ExternalSenders()) != 0 {
 		t.Errorf("extensions: %+v", st)
 	}
-	st = both("application data", k.signCommit(0, []ProposalOrRef{appUpdate(0x8001, "a"), appUpdate(0x8001, "b")}, nil))
+	st = k.both("application data", k.signCommit(0, []ProposalOrRef{appUpdate(0x8001, "a"), appUpdate(0x8001, "b")}, nil))
 	if data, _ := k.g.Context().Extensions.Component(0x8001); string(data) != "ab" || len(st.Components) != 1 {
 		t.Errorf("application data: %q", data)
 	}
-	both("application data removed", k.signCommit(0, []ProposalOrRef{byValue(&Proposal{Type: ProposalAppDataUpdate,
-		Component: 0x8001, Operation: AppDataRemove})}, nil))
+	k.both("application data removed", k.signCommit(0, []ProposalOrRef{appRemove(0x8001)}, nil))
 	if _, found := k.g.Context().Extensions.Component(0x8001); found {
 		t.Error("application data is not removed")
 	}
-	both("private type and ephemeral", k.commit(0, []ProposalOrRef{byValue(&Proposal{Type: privateType, Data: []byte("x")}),
+	k.both("private type and ephemeral", k.commit(0, []ProposalOrRef{byValue(&Proposal{Type: privateType, Data: []byte("x")}),
 		byValue(&Proposal{Type: ProposalAppEphemeral, Component: 0x8001, Data: []byte("x")})}, nil))
-	both("reinit", k.signCommit(0, []ProposalOrRef{byValue(&Proposal{Type: ProposalReInit,
+	k.both("reinit", k.signCommit(0, []ProposalOrRef{byValue(&Proposal{Type: ProposalReInit,
 		ReInit: ReInit{GroupID: []byte("next"), Version: Version10, Suite: testSuite}})}, nil))
 	if k.g.Reinitialized() == nil || string(k.reload().Reinitialized().GroupID) != "next" {
 		t.Error("the ReInit is lost")

@@ -80,70 +80,74 @@ func (k *kit) joinAt3(list []ProposalOrRef) *AuthenticatedContent {
 	return k.joinCommit(k.client(), list, nil)
 }
 
+// joinList is the list of an external commit that joins and no more.
+func joinList() []ProposalOrRef { return []ProposalOrRef{externalInit()} }
+
 // External commits whose paths are wrong.
+var badJoins = []struct {
+	name  string
+	rules []Rule
+	make  func(k *kit) *AuthenticatedContent
+}{
+	{"§12.4.3.2 no path", []Rule{RuleExternalCommit}, func(k *kit) *AuthenticatedContent {
+		return k.signJoin(k.client(), joinList(), nil)
+	}},
+	{"§12.4.3.2 signed by another than the leaf's key", []Rule{RuleContentSignature}, func(k *kit) *AuthenticatedContent {
+		st, err := k.g.Plan(Sender{Type: SenderNewMemberCommit}, joinList(), k.client().leaf(LeafCommit))
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		return k.signJoin(k.client(), joinList(), k.path(st, k.client(), nil))
+	}},
+	{"§12.4.3.2 leaf signed for another place", []Rule{RulePathLeaf, RuleLeafSignature}, func(k *kit) *AuthenticatedContent {
+		c := k.client()
+		return k.joinCommit(c, joinList(), &pathChange{signed: func(l *LeafNode) *LeafNode {
+			l, err := SignLeaf(c, l, k.g.GroupID(), 3)
+			if err != nil {
+				k.t.Fatal(err)
+			}
+			return l
+		}})
+	}},
+	{"§12.4.2 signature key of a member", []Rule{RuleMemberKeysUnique}, func(k *kit) *AuthenticatedContent {
+		c := k.client()
+		st, err := k.g.Plan(Sender{Type: SenderNewMemberCommit}, joinList(), c.leaf(LeafCommit))
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		return k.signJoin(k.members[1], joinList(), k.path(st, k.members[1], nil))
+	}},
+	{"§12.4.2 encryption key of a member", []Rule{RulePathKeysUnique}, func(k *kit) *AuthenticatedContent {
+		return k.joinCommit(k.client(), joinList(), &pathChange{leaf: func(st *Staged, l *LeafNode) { l.EncryptionKey = st.Tree.PublicKey(2) }})
+	}},
+	{"§12.4.2 leaf's key on the path", []Rule{RulePathKeysUnique}, func(k *kit) *AuthenticatedContent {
+		var first []byte
+		return k.joinCommit(k.client(), joinList(), &pathChange{
+			keys: func(_ *Staged, keys [][]byte) { first = keys[0] },
+			leaf: func(_ *Staged, l *LeafNode) { l.EncryptionKey = first },
+		})
+	}},
+	{"§7.3 encryption key of the leaf it resyncs", []Rule{RulePathLeaf, RuleLeafKeyUnchanged}, func(k *kit) *AuthenticatedContent {
+		key := k.g.Tree().PublicKey(2 * 3)
+		list := []ProposalOrRef{externalInit(), byValue(remove(3))}
+		return k.joinCommit(k.members[3], list, &pathChange{leaf: func(_ *Staged, l *LeafNode) { l.EncryptionKey = key }})
+	}},
+	{"§7.9.2 parent hash", []Rule{RulePathParentHash}, func(k *kit) *AuthenticatedContent {
+		return k.joinCommit(k.client(), joinList(), &pathChange{leaf: func(_ *Staged, l *LeafNode) { l.ParentHash = nil }})
+	}},
+	{"§7.6 ciphertexts", []Rule{RulePathCiphertexts}, func(k *kit) *AuthenticatedContent {
+		return k.joinCommit(k.client(), joinList(), &pathChange{nodes: func(n []UpdatePathNode) []UpdatePathNode {
+			n[0] = NewUpdatePathNode(n[0].EncryptionKey, nil)
+			return n
+		}})
+	}},
+	{"§12.1 not a member", []Rule{RuleSenderType}, func(k *kit) *AuthenticatedContent {
+		return k.message(k.client(), Sender{Type: SenderNewMemberProposal}, func(a *AuthenticatedContent) { a.Content.Commit = &Commit{} })
+	}},
+}
+
 func TestExternalPathRules(t *testing.T) {
-	init := []ProposalOrRef{externalInit()}
-	for _, c := range []struct {
-		name  string
-		rules []Rule
-		make  func(k *kit) *AuthenticatedContent
-	}{
-		{"§12.4.3.2 no path", []Rule{RuleExternalCommit}, func(k *kit) *AuthenticatedContent {
-			return k.signJoin(k.client(), init, nil)
-		}},
-		{"§12.4.3.2 signed by another than the leaf's key", []Rule{RuleContentSignature}, func(k *kit) *AuthenticatedContent {
-			st, err := k.g.Plan(Sender{Type: SenderNewMemberCommit}, init, k.client().leaf(LeafCommit))
-			if err != nil {
-				k.t.Fatal(err)
-			}
-			return k.signJoin(k.client(), init, k.path(st, k.client(), nil))
-		}},
-		{"§12.4.3.2 leaf signed for another place", []Rule{RulePathLeaf, RuleLeafSignature}, func(k *kit) *AuthenticatedContent {
-			c := k.client()
-			return k.joinCommit(c, init, &pathChange{signed: func(l *LeafNode) *LeafNode {
-				l, err := SignLeaf(c, l, k.g.GroupID(), 3)
-				if err != nil {
-					k.t.Fatal(err)
-				}
-				return l
-			}})
-		}},
-		{"§12.4.2 signature key of a member", []Rule{RuleMemberKeysUnique}, func(k *kit) *AuthenticatedContent {
-			c := k.client()
-			st, err := k.g.Plan(Sender{Type: SenderNewMemberCommit}, init, c.leaf(LeafCommit))
-			if err != nil {
-				k.t.Fatal(err)
-			}
-			return k.signJoin(k.members[1], init, k.path(st, k.members[1], nil))
-		}},
-		{"§12.4.2 encryption key of a member", []Rule{RulePathKeysUnique}, func(k *kit) *AuthenticatedContent {
-			return k.joinCommit(k.client(), init, &pathChange{leaf: func(st *Staged, l *LeafNode) { l.EncryptionKey = st.Tree.PublicKey(2) }})
-		}},
-		{"§12.4.2 leaf's key on the path", []Rule{RulePathKeysUnique}, func(k *kit) *AuthenticatedContent {
-			var first []byte
-			return k.joinCommit(k.client(), init, &pathChange{
-				keys: func(_ *Staged, keys [][]byte) { first = keys[0] },
-				leaf: func(_ *Staged, l *LeafNode) { l.EncryptionKey = first },
-			})
-		}},
-		{"§7.3 encryption key of the leaf it resyncs", []Rule{RulePathLeaf, RuleLeafKeyUnchanged}, func(k *kit) *AuthenticatedContent {
-			key := k.g.Tree().PublicKey(2 * 3)
-			list := []ProposalOrRef{externalInit(), byValue(remove(3))}
-			return k.joinCommit(k.members[3], list, &pathChange{leaf: func(_ *Staged, l *LeafNode) { l.EncryptionKey = key }})
-		}},
-		{"§7.9.2 parent hash", []Rule{RulePathParentHash}, func(k *kit) *AuthenticatedContent {
-			return k.joinCommit(k.client(), init, &pathChange{leaf: func(_ *Staged, l *LeafNode) { l.ParentHash = nil }})
-		}},
-		{"§7.6 ciphertexts", []Rule{RulePathCiphertexts}, func(k *kit) *AuthenticatedContent {
-			return k.joinCommit(k.client(), init, &pathChange{nodes: func(n []UpdatePathNode) []UpdatePathNode {
-				n[0] = NewUpdatePathNode(n[0].EncryptionKey, nil)
-				return n
-			}})
-		}},
-		{"§12.1 not a member", []Rule{RuleSenderType}, func(k *kit) *AuthenticatedContent {
-			return k.message(k.client(), Sender{Type: SenderNewMemberProposal}, func(a *AuthenticatedContent) { a.Content.Commit = &Commit{} })
-		}},
-	} {
+	for _, c := range badJoins {
 		t.Run(ruleNames(c.name, c.rules...), func(t *testing.T) {
 			k := newKit(t, 4, nil, nil)
 			k.warm()
