@@ -20,6 +20,7 @@ use mls_rs::psk::{ExternalPskId, PreSharedKey};
 use mls_rs::storage_provider::in_memory::{
     InMemoryGroupStateStorage, InMemoryKeyPackageStorage, InMemoryPreSharedKeyStorage,
 };
+use mls_rs::time::MlsTime;
 use mls_rs::{
     CipherSuite, CipherSuiteProvider, Client as Library, CryptoProvider, ExtensionList, Group, MlsMessage,
     MlsMessageDescription, MlsRules, ProtocolVersion,
@@ -32,6 +33,9 @@ const PAST_EPOCHS: usize = 3;
 
 /// How long a leaf is valid. The year that mls-rs gives by itself is too long for core-crypto.
 const LIFETIME: Duration = Duration::from_secs(84 * 24 * 60 * 60);
+
+/// How long ago it began to be valid: to some libraries, what begins this second has not begun.
+const AGE: Duration = Duration::from_secs(60 * 60);
 
 type Settings<P> = WithCryptoProvider<
     P,
@@ -131,6 +135,10 @@ impl<P: CryptoProvider + Default + Clone> Default for MlsRs<P> {
             ended: HashMap::new(),
         }
     }
+}
+
+fn born() -> Option<MlsTime> {
+    Some(MlsTime::now() - AGE)
 }
 
 fn message(octets: &[u8]) -> Outcome<MlsMessage> {
@@ -242,7 +250,7 @@ impl<P: CryptoProvider + Default + Clone> Client for MlsRs<P> {
             extensions.set_from(LastResortKeyPackageExt).map_err(why)?;
         }
         let library = self.library(key.clone(), last);
-        let made = library.generate_key_package_message(extensions, ExtensionList::new(), None);
+        let made = library.generate_key_package_message(extensions, ExtensionList::new(), born());
         let made = made.map_err(why)?;
         let provider = self.crypto.cipher_suite_provider(suite.into()).ok_or("unsupported suite")?;
         let reference = made.key_package_reference(&provider).map_err(why)?;
@@ -253,7 +261,7 @@ impl<P: CryptoProvider + Default + Clone> Client for MlsRs<P> {
     fn create(&mut self, suite: u16, identity: &str, group: &[u8], _private: bool) -> Outcome<()> {
         let key = self.key(suite, identity)?;
         let none = ExtensionList::new;
-        let made = self.library(key, false).create_group_with_id(group.to_vec(), none(), none(), None);
+        let made = self.library(key, false).create_group_with_id(group.to_vec(), none(), none(), born());
         self.keep(made.map_err(why)?);
         Ok(())
     }
