@@ -94,24 +94,33 @@ func (g *Group) wireFormat(public bool) mls.WireFormat {
 
 // Propose signs a proposal and keeps it for the epoch; the result is the
 // MLSMessage. RFC 9420 §12.1.
-func (g *Group) Propose(p *mls.Proposal, authenticatedData []byte) ([]byte, error) {
+func (g *Group) Propose(proposal *mls.Proposal, authenticatedData []byte) ([]byte, error) {
 	if g.status != Active {
 		return nil, ErrInactive
 	}
 	// A SelfRemove is always public: also who has no secrets must see it,
 	// draft-ietf-mls-extensions-10.
-	a := &mls.AuthenticatedContent{WireFormat: g.wireFormat(p.Type == mls.ProposalSelfRemove), Content: mls.FramedContent{
+	a := &mls.AuthenticatedContent{WireFormat: g.wireFormat(proposal.Type == mls.ProposalSelfRemove), Content: mls.FramedContent{
 		GroupID: g.ID(), Epoch: g.number, Sender: mls.Sender{Type: mls.SenderMember, Index: g.self},
-		AuthenticatedData: authenticatedData, ContentType: mls.ContentProposal, Proposal: p,
+		AuthenticatedData: authenticatedData, ContentType: mls.ContentProposal, Proposal: proposal,
 	}}
 	if err := a.Sign(g.signer, g.context); err != nil {
 		return nil, err
 	}
-	if _, err := g.public.Propose(a); err != nil {
+	before := len(g.public.Pending())
+	p, err := g.public.Propose(a)
+	if err != nil {
+		return nil, err
+	}
+	message, err := g.protect(a)
+	if err != nil {
+		if len(g.public.Pending()) > before { // not one that was there
+			g.public.Forget(p.Ref)
+		}
 		return nil, err
 	}
 	g.recordProposal(a)
-	return g.protect(a)
+	return message, nil
 }
 
 // ProposeUpdate proposes a fresh leaf of the own, RFC 9420 §12.1.2.

@@ -29,6 +29,7 @@ func Create(c *Config, s mls.Suite, groupID []byte, id Identity, extensions, lea
 	if err != nil {
 		return nil, err
 	}
+	defer k.Wipe()
 	return CreateFrom(c, groupID, k, extensions)
 }
 
@@ -59,7 +60,7 @@ func CreateFrom(c *Config, groupID []byte, k *KeyPackage, extensions mls.Extensi
 	secret.Wipe(joiner)
 	public.SetConfirmation(s.MAC(nil, secrets.Confirmation, public.Context().ConfirmedTranscriptHash))
 	return g, g.begin(public, epoch{self: self, signer: k.Identity.Signer, secrets: secrets,
-		keys: privateKeys{2 * self: {k.encryption, k.Package.Leaf.EncryptionKey}}})
+		keys: privateKeys{2 * self: {bytes.Clone(k.encryption), k.Package.Leaf.EncryptionKey}}})
 }
 
 // JoinOptions is what a new member may have beside the Welcome.
@@ -349,7 +350,7 @@ func (g *Group) externalCommit(id Identity, list []mls.ProposalOrRef, initSecret
 	if err != nil {
 		return nil, err
 	}
-	defer fresh.wipe()
+	defer func() { fresh.wipe(); secret.Wipe(fresh.commit) }()
 	t.next = epoch{self: st.Committer, signer: id.Signer, keys: keys}
 	a := &mls.AuthenticatedContent{WireFormat: mls.WirePublic, Content: mls.FramedContent{
 		GroupID: g.ID(), Epoch: g.number, Sender: sender, AuthenticatedData: o.AuthenticatedData,

@@ -172,6 +172,9 @@ func (g *Group) Open(m *mls.Message) (*Application, error) {
 	if err != nil {
 		return nil, err
 	}
+	if g.status == Reinitialized && e == &g.epoch { // RFC 9420 §12.4.2
+		return nil, mls.Refuse(mls.RuleReinitialized, "nothing is said after a ReInit")
+	}
 	body, sender, key, err := g.openPrivate(e, p)
 	if err != nil {
 		return nil, err

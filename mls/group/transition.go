@@ -90,6 +90,9 @@ func (g *Group) stage(a *mls.AuthenticatedContent) (*Transition, error) {
 		return nil, err
 	}
 	secret.Wipe(joiner, psk, commitSecret)
+	if st.KEMOutput != nil {
+		secret.Wipe(initSecret)
+	}
 	if !g.confirms(st, secrets, a.ConfirmationTag) { // RFC 9420 §12.4.2
 		secrets.Wipe()
 		return nil, mls.Refuse(mls.RuleConfirmationTag, "the committer has other secrets")
@@ -225,8 +228,13 @@ func (g *Group) forget(n int) {
 }
 
 // ForgetPast erases what is kept of past epochs beside the newest n: for
-// applications that bound it by time, RFC 9420 §9.2.
-func (g *Group) ForgetPast(n int) { g.forget(n) }
+// applications that bound it by time, RFC 9420 §9.2. A Snapshot is kept after it.
+func (g *Group) ForgetPast(n int) {
+	if len(g.past) > n {
+		g.forget(n)
+		g.changes, g.journal = nil, false
+	}
+}
 
 // forgetUpdates erases the private keys of own Updates, but the one that
 // became the leaf's.
@@ -296,6 +304,12 @@ func (g *Group) Process(m *mls.Message) (*Event, error) {
 		if err != nil {
 			g.ratchets.Forget()
 			return nil, err
+		}
+		if e.Transition != nil {
+			// The key goes with the epoch, in Merge: after a crash before
+			// that, the commit is to be read again.
+			g.ratchets.Forget()
+			return e, nil
 		}
 		if cerr := g.ratchets.Consume(*key); cerr != nil {
 			return nil, ratchetError(cerr)
