@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"text/template"
+
+	isthmus "github.com/isthmus-chat/isthmus/cmd/isthmus"
 )
 
 // A goal is what issue 2 asks of one figure. Factor compares with the better
@@ -87,6 +89,7 @@ func figure(x float64) string {
 // A report collects rows.
 type report struct {
 	rows []row
+	mls  *isthmus.MLSFigures // in a table of its own
 }
 
 func (r *report) add(w row) { r.rows = append(r.rows, w) }
@@ -176,7 +179,8 @@ func (r *report) publish(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	vars := map[string]any{"Table": r.markdown(), "Date": benchDate(), "Machine": machine(), "Go": runtime.Version(), "Rounds": rounds()}
+	writePlots(t, r.mls, "../../docs/bench")
+	vars := map[string]any{"Table": r.markdown(), "MLS": r.mls.Table, "Date": benchDate(), "Machine": machine(), "Go": runtime.Version(), "Rounds": rounds()}
 	var b bytes.Buffer
 	if err := template.Must(template.New("").Parse(string(text))).Execute(&b, vars); err != nil {
 		t.Fatal(err)

@@ -1,6 +1,6 @@
 //go:build bench
 
-// The benchmarks of issue 2's "Numbers": `make bench`, or
+// The benchmarks of issue 2's and issue 3's "Numbers": `make bench`, or
 //
 //	go test -tags bench -run '^TestBench' -timeout 60m -v ./cmd/isthmus
 //
@@ -68,6 +68,7 @@ var measures = []measure{
 	{"converter", benchConverter},
 	{"engine", benchEngine},
 	{"matrix", benchMatrix},
+	{"mls", benchMLS},
 }
 
 func chosen(t *testing.T) []peer {
