@@ -31,10 +31,11 @@ use peerline::why;
 /// How many past epochs are kept.
 const PAST_EPOCHS: usize = 3;
 
-/// How long a leaf is valid. The year that mls-rs gives by itself is too long for core-crypto.
+/// How long a leaf is valid: as long as with openmls. The year that mls-rs gives by itself may be more
+/// than an application's maximum.
 const LIFETIME: Duration = Duration::from_secs(84 * 24 * 60 * 60);
 
-/// How long ago it began to be valid: to some libraries, what begins this second has not begun.
+/// How long ago it began to be valid: to core-crypto, what begins this second has not begun.
 const AGE: Duration = Duration::from_secs(60 * 60);
 
 type Settings<P> = WithCryptoProvider<
