@@ -72,6 +72,11 @@ func ParsePublicGroup(b []byte, p *Policy) (*PublicGroup, error) {
 	return g, nil
 }
 
+// SetPolicy replaces what the application decides, from now on: a snapshot
+// and what followed it were judged when they came, so that they are taken up
+// without asking again, whatever the time is now.
+func (g *PublicGroup) SetPolicy(p *Policy) { g.policy = p.orZero() }
+
 // restore takes up context and tree and compares the hashes.
 func (g *PublicGroup) restore(body []byte) error {
 	c, err := ParseGroupContext(g.encoded)

@@ -89,28 +89,18 @@ func Restore(c *Config, snapshot []byte, changes [][]byte, signers func(public [
 		return nil, mls.Refuse(mls.RuleMessage, "not a snapshot of this version")
 	}
 	g := &Group{config: c, limits: c.Limits.withDefaults(), status: Status(r.Uint8())}
-	if r.Optional() {
-		p, err := mls.ParseProposal(r.Vec())
-		if err != nil {
-			return nil, err
-		}
-		g.reinit = &p.ReInit
-	}
-	var err error
-	public := r.Vec()
-	if r.Err() != nil {
-		return nil, mls.WireError(r.Err())
-	}
-	if g.public, err = mls.ParsePublicGroup(public, c.policy()); err != nil {
+	if err := g.restorePublic(&r); err != nil {
 		return nil, err
 	}
-	g.params = g.public.Params()
-	g.context, g.number, g.tree = g.public.ContextBytes(), g.public.Epoch(), g.public.Tree()
-	g.self = r.Uint32()
 	key := r.Vec()
-	g.restoreKeys(&r)
+	if err := g.restoreKeys(&r); err != nil {
+		return nil, err
+	}
 	if err := g.restoreRatchets(&r); err != nil {
 		return nil, err
+	}
+	if leaf := g.tree.Leaf(g.self); leaf == nil || !bytes.Equal(leaf.SignatureKey, key) {
+		return nil, mls.Refuse(mls.RuleSenderLeaf, "the own leaf %d is another", g.self)
 	}
 	if err := g.restorePast(&r); err != nil {
 		return nil, err
@@ -137,17 +127,58 @@ func Restore(c *Config, snapshot []byte, changes [][]byte, signers func(public [
 		}
 	}
 	g.journal = true
+	g.public.SetPolicy(c.policy())
 	return g, g.skipReserved()
 }
 
-func (g *Group) restoreKeys(r *codec.Reader) {
+// restored is a policy for what was judged when it came: times and credentials
+// may have changed since.
+func (c *Config) restored() *mls.Policy {
+	p := *c.policy()
+	p.Now, p.ForbidExternalCommit, p.ForbidResync, p.RequireExternalPSK = nil, false, false, false
+	p.Authenticate = func(mls.LeafChange) error { return nil }
+	return &p
+}
+
+// restorePublic reads what everybody knows, and which leaf is the own.
+func (g *Group) restorePublic(r *codec.Reader) error {
+	if r.Optional() {
+		p, err := mls.ParseProposal(r.Vec())
+		if err != nil {
+			return err
+		}
+		g.reinit = &p.ReInit
+	}
+	public := r.Vec()
+	g.self = r.Uint32()
+	switch {
+	case r.Err() != nil:
+		return mls.WireError(r.Err())
+	case g.status > Reinitialized || (g.status == Reinitialized) != (g.reinit != nil):
+		return mls.Refuse(mls.RuleReservedValue, "status %d of a snapshot", g.status)
+	}
+	var err error
+	if g.public, err = mls.ParsePublicGroup(public, g.config.restored()); err != nil {
+		return err
+	}
+	g.params = g.public.Params()
+	g.context, g.number, g.tree = g.public.ContextBytes(), g.public.Epoch(), g.public.Tree()
+	return nil
+}
+
+func (g *Group) restoreKeys(r *codec.Reader) error {
 	g.keys = privateKeys{}
 	in := r.Sub()
 	for in.Len() > 0 {
 		node, private := in.Uint32(), in.Vec()
-		g.keys[node] = keyPair{private, g.tree.PublicKey(node)}
+		pair := keyPair{private, g.tree.PublicKey(node)}
+		if pair.public == nil {
+			return mls.Refuse(mls.RuleTreeLeaf, "a key of a snapshot is for node %d, which is blank", node)
+		}
+		g.keys[node] = pair
 	}
 	r.Join(&in)
+	return mls.WireError(r.Err())
 }
 
 func (g *Group) restoreRatchets(r *codec.Reader) (err error) {
@@ -159,6 +190,11 @@ func (g *Group) restoreRatchets(r *codec.Reader) (err error) {
 	g.ahead[secret.Handshake], g.ahead[secret.Application] = r.Uint32(), r.Uint32()
 	if r.Err() != nil {
 		return mls.WireError(r.Err())
+	}
+	for _, field := range secretFields(g.secrets) {
+		if len(*field) != g.params.HashSize() {
+			return mls.Refuse(mls.RuleLength, "a secret of %d octets in a snapshot", len(*field))
+		}
 	}
 	if g.ratchets, err = secret.ParseRatchets(g.params, ratchets); err != nil {
 		return err
@@ -219,7 +255,8 @@ func (g *Group) restoreUpdates(r *codec.Reader) (pending []byte, err error) {
 // restoreSigners finds the signers of own Updates that bring a new signature key.
 func (g *Group) restoreSigners(signers func([]byte) (mls.Signer, bool)) error {
 	for _, p := range g.public.Pending() {
-		if _, own := g.updates[string(p.Ref)]; !own || bytes.Equal(p.Proposal.Update.SignatureKey, g.signer.PublicKey()) {
+		_, own := g.updates[string(p.Ref)]
+		if !own || p.Proposal.Type != mls.ProposalUpdate || bytes.Equal(p.Proposal.Update.SignatureKey, g.signer.PublicKey()) {
 			continue
 		}
 		signer, ok := signers(p.Proposal.Update.SignatureKey)
@@ -282,11 +319,17 @@ func (g *Group) restorePending(b []byte, signers func([]byte) (mls.Signer, bool)
 	if err != nil {
 		return err
 	}
+	if own := (mls.Sender{Type: mls.SenderMember, Index: g.self}); a.Content.Sender != own {
+		return mls.Refuse(mls.RuleSenderLeaf, "the own commit is of another")
+	}
 	if t.Staged, err = g.public.Stage(a); err != nil {
 		return err
 	}
 	t.tag = a.ConfirmationTag
 	keys, commitSecret := g.keys.retain(t.Staged.Tree), g.zeroSecret()
+	if path != (t.Staged.Path != nil) {
+		return mls.Refuse(mls.RulePathRequired, "the own commit and its path do not fit")
+	}
 	if path {
 		leaf := t.Staged.Tree.Leaf(g.self)
 		keys[2*g.self] = keyPair{bytes.Clone(private), leaf.EncryptionKey}
@@ -299,10 +342,11 @@ func (g *Group) restorePending(b []byte, signers func([]byte) (mls.Signer, bool)
 		}
 		t.signer = signer
 	}
-	secrets, _, _, err := g.schedule(t.Staged, g.secrets.Init, commitSecret)
+	secrets, joiner, psk, err := g.schedule(t.Staged, g.secrets.Init, commitSecret)
 	if err != nil {
 		return err
 	}
+	secret.Wipe(joiner, psk, commitSecret)
 	if !g.confirms(t.Staged, secrets, t.tag) {
 		return mls.Refuse(mls.RuleConfirmationTag, "the own commit does not confirm")
 	}
