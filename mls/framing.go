@@ -123,22 +123,25 @@ func (a *AuthenticatedContent) Seal() {
 // TBS is the FramedContentTBS, RFC 9420 §6.1. The context is that of the
 // group's epoch: it is part of what members and joiners sign.
 func (a *AuthenticatedContent) TBS(context []byte) []byte {
+	context = a.signedContext(context)
 	tbs := make([]byte, 0, len(a.framed)+len(context))
-	tbs = append(tbs, a.framed...)
+	return append(append(tbs, a.framed...), context...)
+}
+
+// signedContext is the end of the FramedContentTBS: the context if the sender
+// signs that, too.
+func (a *AuthenticatedContent) signedContext(context []byte) []byte {
 	if t := a.Content.Sender.Type; t == SenderMember || t == SenderNewMemberCommit {
-		tbs = append(tbs, context...)
+		return context
 	}
-	return tbs
+	return nil
 }
 
 // TBM is the AuthenticatedContentTBM in parts, RFC 9420 §6.2: what the
 // membership tag covers.
 func (a *AuthenticatedContent) TBM(context []byte) [3][]byte {
 	auth := a.raw[len(a.framed)-2:]
-	if t := a.Content.Sender.Type; t != SenderMember && t != SenderNewMemberCommit {
-		context = nil
-	}
-	return [3][]byte{a.framed, context, auth}
+	return [3][]byte{a.framed, a.signedContext(context), auth}
 }
 
 // Sign signs the content, RFC 9420 §6.1, and fixes its encoding. The context is the epoch's GroupContext.
@@ -155,7 +158,7 @@ func (a *AuthenticatedContent) Sign(by Signer, context []byte) error {
 
 // verify checks the signature, RFC 9420 §6.1.
 func (a *AuthenticatedContent) verify(s *suite.Suite, key, context []byte) error {
-	if !s.Verify(key, labelFramedContent, a.TBS(context), a.Signature) {
+	if !s.Verify2(key, labelFramedContent, a.framed, a.signedContext(context), a.Signature) {
 		return refuse(RuleContentSignature, "the sender's key does not verify it")
 	}
 	return nil

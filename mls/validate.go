@@ -232,6 +232,7 @@ type check struct {
 	key       []byte
 	label     string
 	content   []byte
+	tail      []byte // of the content; nil: content is all
 	signature []byte
 	rule      Rule
 	wrap      Rule // the rule of the whole that it is part of; 0: none
@@ -244,7 +245,7 @@ type check struct {
 type checks []check
 
 func (c *checks) content(s *suite.Suite, a *AuthenticatedContent, key, context []byte) {
-	*c = append(*c, check{suite: s, key: key, label: labelFramedContent, content: a.TBS(context),
+	*c = append(*c, check{suite: s, key: key, label: labelFramedContent, content: a.framed, tail: a.signedContext(context),
 		signature: a.Signature, rule: RuleContentSignature, entry: -1})
 }
 
@@ -278,7 +279,7 @@ func (c checks) run(p Parallel) error {
 func (c checks) runAt(p Parallel) (entry int, err error) {
 	verify := func(i int) {
 		s := &c[i]
-		s.failed = !s.suite.Verify(s.key, s.label, s.content, s.signature)
+		s.failed = !s.suite.Verify2(s.key, s.label, s.content, s.tail, s.signature)
 	}
 	if p != nil && len(c) > 1 {
 		p(len(c), verify)

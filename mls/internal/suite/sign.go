@@ -89,7 +89,18 @@ func (g Signature) digest(out *[MaxHash]byte, content []byte) []byte {
 // SignContent appends the struct that is signed, RFC 9420 §5.1.2: the label
 // with "MLS 1.0 " before it, and the content, both vectors.
 func (s *Suite) SignContent(dst []byte, label string, content []byte) []byte {
-	return append(s.ContentHeader(dst, label, len(content)), content...)
+	return s.signContent(dst, label, content, nil)
+}
+
+// signContent is SignContent of a content in two parts. Octets that are long,
+// such as a commit with a path for thousands, are copied once and not first
+// to each other.
+func (s *Suite) signContent(dst []byte, label string, content, tail []byte) []byte {
+	n := len(content) + len(tail)
+	if need := len(dst) + len(label) + n + signExtra; need > cap(dst) {
+		dst = append(make([]byte, 0, need), dst...)
+	}
+	return append(append(s.ContentHeader(dst, label, n), content...), tail...)
 }
 
 // ContentHeader appends SignContent up to the n octets of its content. The
@@ -99,10 +110,10 @@ func (s *Suite) ContentHeader(dst []byte, label string, n int) []byte {
 }
 
 // signRoom is the size of the stack buffer for SignContent with Ed25519: a
-// framed message of a few hundred octets or a key package fits. signExtra is
-// the most that SignContent adds to label and content.
+// framed message of a kilobyte or a key package fits. signExtra is the most
+// that SignContent adds to label and content.
 const (
-	signRoom  = 1024
+	signRoom  = 2048
 	signExtra = len(version) + 8
 )
 
@@ -295,14 +306,20 @@ func (s *Suite) signEd25519(dst, private []byte, label string, content []byte) (
 // Verify is VerifyWithLabel, RFC 9420 §5.1.2. A key or a signature that is
 // malformed is a signature that does not verify.
 func (s *Suite) Verify(public []byte, label string, content, signature []byte) bool {
+	return s.Verify2(public, label, content, nil, signature)
+}
+
+// Verify2 is Verify of a content in two parts, which need not be put together
+// before.
+func (s *Suite) Verify2(public []byte, label string, content, tail, signature []byte) bool {
 	g := s.params.Signature
 	if len(public) != g.publicSize() || len(signature) > MaxSignature {
 		return false
 	}
 	if g == Ed25519 {
-		return s.verifyEd25519(public, label, content, signature)
+		return s.verifyEd25519(public, label, content, tail, signature)
 	}
-	message := s.SignContent(make([]byte, 0, len(label)+len(content)+signExtra), label, content)
+	message := s.signContent(nil, label, content, tail)
 	switch g {
 	case Ed448:
 		return ed448.Verify(public, message, signature, "")
@@ -319,9 +336,9 @@ func (s *Suite) Verify(public []byte, label string, content, signature []byte) b
 }
 
 // verifyEd25519 stands apart so that its buffer stays on the stack.
-func (s *Suite) verifyEd25519(public []byte, label string, content, signature []byte) bool {
+func (s *Suite) verifyEd25519(public []byte, label string, content, tail, signature []byte) bool {
 	var room [signRoom]byte
-	return ed25519.Verify(public, s.SignContent(room[:0], label, content), signature)
+	return ed25519.Verify(public, s.signContent(room[:0], label, content, tail), signature)
 }
 
 // CheckSignatureKey refuses a public key that is malformed: a wrong length, or
