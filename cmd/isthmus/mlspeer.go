@@ -16,9 +16,9 @@ import (
 	"github.com/isthmus-chat/isthmus/mls"
 )
 
-// maxPeerLine bounds a request of the MLS peer: the largest message in base64,
-// and as much again for key packages beside it.
-const maxPeerLine = 3 * mls.MaxMessage
+// maxPeerLine bounds a request to the MLS peer: the largest message in base64,
+// and half as much beside it.
+const maxPeerLine = 2 * mls.MaxMessage
 
 func (c *cli) devCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "dev", Short: "Tools for who develops with Isthmus", Args: cobra.NoArgs, RunE: needsSubcommand}
@@ -44,7 +44,7 @@ func servePeer(in io.Reader, out io.Writer) error {
 	answers.SetEscapeHTML(false)
 	tool := &peerTool{clients: map[string]*peerClient{}}
 	for {
-		line, err := readPeerLine(r)
+		line, err := readPeerLine(r, maxPeerLine)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -72,13 +72,13 @@ func servePeer(in io.Reader, out io.Writer) error {
 
 var errPeerLine = fmt.Errorf("a line longer than %d octets", maxPeerLine)
 
-// readPeerLine reads one line without its end. One that is too long is read to
-// its end and not kept.
-func readPeerLine(r *bufio.Reader) (line []byte, err error) {
+// readPeerLine reads one line of at most so many octets. One that is longer is
+// read to its end and not kept.
+func readPeerLine(r *bufio.Reader, most int) (line []byte, err error) {
 	tooLong := false
 	for {
 		part, err := r.ReadSlice('\n')
-		if len(line)+len(part) > maxPeerLine {
+		if len(line)+len(part) > most {
 			tooLong, line = true, nil
 		} else if !tooLong {
 			line = append(line, part...)

@@ -158,6 +158,11 @@ class Device {
   }
 }
 
+// who remembers the leaves of the latest epochs, by a secret of the epoch: whoever has the
+// same secret has the same tree, so one device of this process looks for all of them.
+const who = new Map()
+const remembered = 64
+
 // A Group is what is known of a conversation beside the library.
 class Group {
   past = new Map() // epoch: leaves
@@ -172,10 +177,15 @@ class Group {
     const epoch = Number(await this.device.crypto.conversationEpoch(this.conv))
     if (epoch === this.epoch && !bundle) return this
     this.info = bundle && bundle.groupInfo.payload
-    const seen = bundle ? readInfo(this.info) : await this.device.look(this.conv)
-    this.treeHash = bundle && seen.treeHash
+    const seen = bundle && readInfo(this.info)
+    this.treeHash = seen && seen.treeHash
+    const secret = b64((await this.device.crypto.exportSecretKey(this.conv, 32)).copyBytes())
+    if (!who.has(secret)) {
+      who.set(secret, (seen ?? (await this.device.look(this.conv))).leaves)
+      if (who.size > remembered) who.delete(who.keys().next().value)
+    }
     this.epoch = epoch
-    this.past.set(epoch, seen.leaves)
+    this.past.set(epoch, who.get(secret))
     this.past.delete(epoch - pastEpochs)
     return this
   }
