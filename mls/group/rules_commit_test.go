@@ -3,6 +3,7 @@ package group
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/isthmus-chat/isthmus/mls"
@@ -56,13 +57,9 @@ func TestForgeHonest(t *testing.T) {
 	}
 }
 
-// What a commit says with secrets.
-func TestCommitRules(t *testing.T) {
-	w := newAttacked(t, 5)
-	keyed := func(w *world, by, to *member) CommitOptions {
-		return CommitOptions{Proposals: []*mls.Proposal{w.external1(by, "one"), w.external1(by, "two")}}
-	}
-	cases := []ruleCase{
+// pathCases are wrong path secrets, RFC 9420 §7.5 and §12.4.2.
+func pathCases(w *world) []ruleCase {
+	return []ruleCase{
 		// RFC 9420 §12.4.2: the provisional GroupContext.
 		{rule: mls.RulePathContext, detail: "the old context", want: mls.RulePathSecret, attack: forgedCommit(nil, forgery{
 			context: func(st *mls.Staged) []byte { return w.members[0].context }})},
@@ -95,6 +92,12 @@ func TestCommitRules(t *testing.T) {
 		{rule: mls.RuleDHValidation, detail: "an encapsulated key too short", want: mls.RulePathSecret, attack: forgedCommit(nil, forgery{sealed: func(_ int, _ uint32, c *mls.Ciphertext) {
 			c.KEMOutput = c.KEMOutput[1:]
 		}})},
+	}
+}
+
+// tagCases are commits that confirm something else, RFC 9420 §6.1 and §12.4.2.
+func tagCases() []ruleCase {
+	return []ruleCase{
 		// RFC 9420 §12.4.2
 		{rule: mls.RuleConfirmationTag, detail: "changed", attack: forgedCommit(nil, forgery{tag: flip})},
 		{rule: mls.RuleConfirmationTag, detail: "another init secret", attack: forgedCommit(nil, forgery{init: flip})},
@@ -112,10 +115,21 @@ func TestCommitRules(t *testing.T) {
 		{rule: mls.RuleContentSignature, detail: "in the new context", attack: forgedCommit(func(w *world, by, to *member) CommitOptions {
 			return CommitOptions{Proposals: []*mls.Proposal{requires(mls.ProposalSelfRemove)}}
 		}, forgery{signed: (*mls.Staged).Provisional})},
+	}
+}
+
+// keyed is a commit of two pre-shared keys.
+func keyed(w *world, by, to *member) CommitOptions {
+	return CommitOptions{Proposals: []*mls.Proposal{w.external1(by, "one"), w.external1(by, "two")}}
+}
+
+// pskCases are wrong pre-shared keys, RFC 9420 §8.4.
+func pskCases() []ruleCase {
+	return []ruleCase{
 		// RFC 9420 §8.4: the order and number of pre-shared keys.
 		{rule: mls.RulePSKSecret, detail: "another order", want: mls.RuleConfirmationTag, attack: func(w *world, by, to *member) error {
 			one, two := w.external1(by, "one"), w.external1(by, "two")
-			swapped := must(by.config.pskSecret(by.params, []mls.PreSharedKeyID{two.PSK, one.PSK}, by.Group))(t)
+			swapped := must(by.config.pskSecret(by.params, []mls.PreSharedKeyID{two.PSK, one.PSK}, by.Group))(w.t())
 			f := forgery{psk: func([]byte) []byte { return swapped }}
 			return w.process(to, w.parse(w.forge(by, CommitOptions{Proposals: []*mls.Proposal{one, two}}, f).commit))
 		}},
@@ -133,6 +147,12 @@ func TestCommitRules(t *testing.T) {
 		{rule: mls.RulePSKUnknown, detail: "of another group", attack: func(w *world, by, to *member) error {
 			return resumed(w, by, to, []byte("another"), to.number)
 		}},
+	}
+}
+
+// proposalCases are proposals that no member may send, or nobody sent.
+func proposalCases() []ruleCase {
+	return []ruleCase{
 		// RFC 9420 §12.1.4
 		{rule: mls.RulePreSharedKey, detail: "a nonce too short", attack: func(w *world, by, to *member) error {
 			p := w.external1(by, "one")
@@ -140,7 +160,7 @@ func TestCommitRules(t *testing.T) {
 			return w.process(to, w.public(by, w.proposal(by, mls.WirePublic, p), nil))
 		}},
 		{rule: mls.RulePreSharedKey, detail: "to branch", attack: func(w *world, by, to *member) error {
-			p := must(by.PSK(mls.PreSharedKeyID{Type: mls.PSKResumption, Usage: mls.UsageBranch, GroupID: by.ID(), Epoch: by.number}))(t)
+			p := must(by.PSK(mls.PreSharedKeyID{Type: mls.PSKResumption, Usage: mls.UsageBranch, GroupID: by.ID(), Epoch: by.number}))(w.t())
 			return w.process(to, w.public(by, w.proposal(by, mls.WirePublic, p), nil))
 		}},
 		// RFC 9420 §12.1.6
@@ -150,7 +170,7 @@ func TestCommitRules(t *testing.T) {
 		// RFC 9420 §12.4, §5.2
 		{rule: mls.RuleProposalReference, detail: "not received", attack: func(w *world, by, to *member) error {
 			a := w.proposal(by, mls.WirePublic, Remove(3))
-			ref := must(by.public.Propose(a))(t).Ref
+			ref := must(by.public.Propose(a))(w.t()).Ref
 			defer by.public.Forget(ref)
 			return w.process(to, w.parse(w.forge(by, CommitOptions{}, forgery{}).commit))
 		}},
@@ -158,12 +178,17 @@ func TestCommitRules(t *testing.T) {
 			return []mls.ProposalOrRef{{Ref: make([]byte, 32)}}
 		}})},
 	}
+}
+
+// What a commit says with secrets, in the clear and encrypted.
+func TestCommitRules(t *testing.T) {
+	w := newAttacked(t, 5)
 	for _, private := range []bool{false, true} {
 		t.Run(fmt.Sprintf("private %t", private), func(t *testing.T) {
 			w.members[0].config.PrivateHandshakes = private
-			list := cases
-			if private {
-				list = cases[:len(cases)-7] // those of commits
+			list := slices.Concat(pathCases(w), tagCases(), pskCases())
+			if !private {
+				list = append(list, proposalCases()...)
 			}
 			refuses(t, w, list)
 		})
