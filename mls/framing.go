@@ -260,7 +260,13 @@ func (m *PrivateMessage) AppendSenderAAD(dst []byte) []byte {
 }
 
 func readPrivateMessage(r *codec.Reader) *PrivateMessage {
-	m := &PrivateMessage{
+	m := new(PrivateMessage)
+	m.read(r)
+	return m
+}
+
+func (m *PrivateMessage) read(r *codec.Reader) {
+	*m = PrivateMessage{
 		GroupID:             r.Vec(),
 		Epoch:               r.Uint64(),
 		ContentType:         ContentType(r.Uint8()),
@@ -271,7 +277,6 @@ func readPrivateMessage(r *codec.Reader) *PrivateMessage {
 	if m.ContentType < ContentApplication || m.ContentType > ContentCommit {
 		r.Fail(int(RuleReservedValue), "content_type is reserved")
 	}
-	return m
 }
 
 // ReadPrivateContent reads a PrivateMessageContent, RFC 9420 §6.3.1, into the
@@ -329,12 +334,23 @@ func Parse(b []byte) (*Message, error) {
 	if v := Version(r.Uint16()); v != Version10 && r.Err() == nil {
 		return nil, refuse(RuleMessage, "version %d is not known", v)
 	}
-	m := &Message{WireFormat: WireFormat(r.Uint16()), raw: b}
+	format := WireFormat(r.Uint16())
+	if format == WirePrivate { // in one allocation: every message takes this path
+		room := &struct {
+			m       Message
+			private PrivateMessage
+		}{m: Message{WireFormat: format, raw: b}}
+		room.m.Private = &room.private
+		room.private.read(&r)
+		if err := r.Finish(); err != nil {
+			return nil, WireError(err)
+		}
+		return &room.m, nil
+	}
+	m := &Message{WireFormat: format, raw: b}
 	switch m.WireFormat {
 	case WirePublic:
 		m.Public = readPublicMessage(&r, 0)
-	case WirePrivate:
-		m.Private = readPrivateMessage(&r)
 	case WireWelcome:
 		m.Welcome = readWelcome(&r)
 	case WireGroupInfo:

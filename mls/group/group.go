@@ -124,7 +124,8 @@ type Group struct {
 	journal bool      // there is a snapshot that change records may follow
 	changes []byte    // change records since the last call of Changes
 	// Scratch memory of the message path, so that a message costs no garbage.
-	scratch, body, aad, sealed []byte
+	scratch, body, aad, sealed, signature []byte
+	sender                                [senderDataSize + maxTag]byte
 }
 
 // epoch is what a member holds of one epoch.

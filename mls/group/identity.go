@@ -51,6 +51,12 @@ func (k *keySigner) Sign(label string, content []byte) ([]byte, error) {
 	return k.params.Sign(k.rand, k.private, label, content)
 }
 
+// AppendSign is Sign that appends the signature to dst: what the message path
+// asks of a signer if it can, to keep its memory.
+func (k *keySigner) AppendSign(dst []byte, label string, content []byte) ([]byte, error) {
+	return k.params.AppendSign(dst, k.private, label, content)
+}
+
 // Identity is who a client is in its groups.
 type Identity struct {
 	Credential mls.Credential

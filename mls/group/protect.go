@@ -18,6 +18,7 @@ const (
 	senderDataSize = 4 + 4 + reuseGuard // leaf_index, generation, reuse_guard
 	maxKey         = 32                 // octets of the longest AEAD key
 	maxNonce       = 12                 // octets of the longest AEAD nonce
+	maxTag         = 16                 // octets of an AEAD tag
 )
 
 // Application is a decrypted application message.
@@ -57,7 +58,7 @@ func (g *Group) Seal(dst, plaintext, authenticatedData []byte) ([]byte, error) {
 	b = append(codec.AppendVec(b, authenticatedData), byte(mls.ContentApplication))
 	b = append(codec.AppendVec(b, plaintext), g.context...)
 	g.scratch = b
-	signature, err := g.signer.Sign(labelContent, b)
+	signature, err := g.signMessage(b)
 	if err != nil {
 		return nil, err
 	}
@@ -68,6 +69,23 @@ func (g *Group) Seal(dst, plaintext, authenticatedData []byte) ([]byte, error) {
 		g.sent++
 	}
 	return out, err
+}
+
+// signMessage signs an application message, into scratch memory if the signer
+// can: with the signature's own allocation gone there are four left, two for
+// each of the message's AES-GCM keys, which the standard library makes.
+func (g *Group) signMessage(tbs []byte) ([]byte, error) {
+	s, ok := g.signer.(interface {
+		AppendSign(dst []byte, label string, content []byte) ([]byte, error)
+	})
+	if !ok {
+		return g.signer.Sign(labelContent, tbs)
+	}
+	signature, err := s.AppendSign(g.signature[:0], labelContent, tbs)
+	if err == nil {
+		g.signature = signature
+	}
+	return signature, err
 }
 
 // pad appends zeros up to the configured multiple.
@@ -83,7 +101,7 @@ func (g *Group) pad(body []byte) []byte {
 // sealPrivate encrypts the content of m with the own ratchet's next key and
 // appends the MLSMessage, RFC 9420 §6.3.1 and §6.3.2.
 func (g *Group) sealPrivate(dst []byte, m *mls.PrivateMessage, body []byte, kind secret.Content) ([]byte, error) {
-	var data [senderDataSize]byte
+	data := g.sender[:senderDataSize] // a local array would escape into the cipher
 	if _, err := io.ReadFull(g.config.Rand, data[8:]); err != nil {
 		return nil, err
 	}
@@ -106,7 +124,7 @@ func (g *Group) sealPrivate(dst []byte, m *mls.PrivateMessage, body []byte, kind
 	senderKey, senderNonce := secret.SenderDataKey(k[:0], s, g.secrets.SenderData, sealed)
 	g.aad = m.AppendSenderAAD(g.aad[:0])
 	dst = codec.AppendLength(dst, senderDataSize+s.TagSize())
-	dst = s.Seal(dst, senderKey, senderNonce, g.aad, data[:])
+	dst = s.Seal(dst, senderKey, senderNonce, g.aad, data)
 	clear(k[:])
 	return codec.AppendVec(dst, sealed), nil
 }
@@ -127,10 +145,9 @@ func (g *Group) openPrivate(e *epoch, m *mls.PrivateMessage) (body []byte, sende
 		return nil, 0, key, mls.Refuse(mls.RuleSenderDataDecryption, "sender data of %d octets", len(m.EncryptedSenderData))
 	}
 	var k [maxKey + maxNonce]byte
-	var data [senderDataSize + 16]byte
 	senderKey, senderNonce := secret.SenderDataKey(k[:0], s, e.secrets.SenderData, m.Ciphertext)
 	g.aad = m.AppendSenderAAD(g.aad[:0])
-	plain, err := s.Open(data[:0], senderKey, senderNonce, g.aad, m.EncryptedSenderData)
+	plain, err := s.Open(g.sender[:0], senderKey, senderNonce, g.aad, m.EncryptedSenderData)
 	clear(k[:])
 	if err != nil {
 		return nil, 0, key, mls.Refuse(mls.RuleSenderDataDecryption, "the sender data does not open")
