@@ -5,7 +5,7 @@
 # make bench  the table of docs/BENCHMARKS.md
 SHELL    := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-FUZZTIME ?= 10s
+FUZZTIME ?= 5s
 
 # Packages that start servers and real peers run one at a time. The race detector looks at all
 # but the command, whose tests run the real binary and kill it hundreds of times.
@@ -41,7 +41,7 @@ fuzz: peers
 	for pkg in $$(go list ./...); do \
 		for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 			echo "fuzz $$pkg $$target"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg; \
 		done; \
 	done
 
