@@ -812,9 +812,11 @@ func (r *mlsRun) successors() {
 	by := r.pick(nil, "branch")
 	if by != nil {
 		with := slices.DeleteFunc(slices.Clone(r.members), func(c *mlsClient) bool { return c == by || !c.can("branch") || r.rng.IntN(3) == 0 })
-		f := mlsFields{"new_group": r.fresh("branch"), "key_packages": r.keyPackages(with)}
-		r.follow(by, with, r.call(by, "branch", f))
-		r.kinds["branch"]++
+		if len(with) > 0 {
+			f := mlsFields{"new_group": r.fresh("branch"), "key_packages": r.keyPackages(with)}
+			r.follow(by, with, r.call(by, "branch", f))
+			r.kinds["branch"]++
+		}
 	}
 	able := slices.DeleteFunc(slices.Clone(r.members), func(c *mlsClient) bool { return !c.can("reinit", "reinit_group") })
 	if len(able) < 2 {
