@@ -1,6 +1,7 @@
 package suite
 
 import (
+	"crypto"
 	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -66,7 +67,7 @@ func (g Signature) publicSize() int {
 	case Ed448:
 		return ed448.PublicKeySize
 	case MLDSA44, MLDSA65, MLDSA87:
-		return g.lattice().public
+		return g.lattice().PublicKeySize()
 	}
 	_, _, point := g.curve()
 	return point
@@ -84,6 +85,17 @@ func (g Signature) digest(out *[MaxHash]byte, content []byte) []byte {
 	}
 	*out = sha512.Sum512(content)
 	return out[:]
+}
+
+// hash names the hash function of an ECDSA scheme.
+func (g Signature) hash() crypto.Hash {
+	switch g {
+	case ECDSAP256:
+		return crypto.SHA256
+	case ECDSAP384:
+		return crypto.SHA384
+	}
+	return crypto.SHA512
 }
 
 // SignContent appends the struct that is signed, RFC 9420 §5.1.2: the label
@@ -203,7 +215,7 @@ func (s *Suite) SignaturePublic(private []byte) ([]byte, error) {
 		}
 		return whole[ed448.SeedSize:], nil
 	case MLDSA44, MLDSA65, MLDSA87:
-		return g.lattice().publicOf(private)
+		return publicLattice(g.lattice(), private)
 	default:
 		key, err := g.scalar(private)
 		if err != nil {
@@ -276,7 +288,7 @@ func (s *Suite) AppendSign(dst, private []byte, label string, content []byte) ([
 		}
 		return append(dst, ed448.Sign(key, message, "")...), nil
 	case MLDSA44, MLDSA65, MLDSA87:
-		return g.lattice().sign(dst, private, message)
+		return signLattice(g.lattice(), dst, private, message)
 	}
 	key, err := g.scalar(private)
 	if err != nil {
@@ -324,7 +336,7 @@ func (s *Suite) Verify2(public []byte, label string, content, tail, signature []
 	case Ed448:
 		return ed448.Verify(public, message, signature, "")
 	case MLDSA44, MLDSA65, MLDSA87:
-		return g.lattice().verify(public, message, signature)
+		return verifyLattice(g.lattice(), public, message, signature)
 	}
 	c, _, _ := g.curve()
 	key, err := ecdsa.ParseUncompressedPublicKey(c, public)
