@@ -33,7 +33,7 @@ func newSigner(t testing.TB, id Suite) *keySigner {
 func (k *keySigner) PublicKey() []byte { return k.public }
 
 func (k *keySigner) Sign(label string, content []byte) ([]byte, error) {
-	return k.suite.Sign(rand.Reader, k.private, label, content)
+	return k.suite.Sign(nil, k.private, label, content)
 }
 
 // TestRequiredCapabilities covers rule 42, RFC 9420 §11.1, §7.2.

@@ -37,7 +37,7 @@ type client struct {
 func (c *client) PublicKey() []byte { return c.public }
 
 func (c *client) Sign(label string, content []byte) ([]byte, error) {
-	return c.params.Sign(c.rand, c.private, label, content)
+	return c.params.Sign(nil, c.private, label, content)
 }
 
 // privateType is a proposal type of the private range that test policies know.

@@ -57,7 +57,7 @@ func newSignedTree(t *testing.T, id uint16, members int) *signedTree {
 func (g *signedTree) sign(t *testing.T, i uint32, l LeafNode) *LeafNode {
 	t.Helper()
 	l.raw = nil
-	signature, err := g.suite.Sign(g.rand, g.private[i], labelLeafNode, l.appendTBS(nil, g.group, i))
+	signature, err := g.suite.Sign(nil, g.private[i], labelLeafNode, l.appendTBS(nil, g.group, i))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,14 +13,13 @@ import (
 // keySigner signs with a key in memory.
 type keySigner struct {
 	params          *suite.Suite
-	rand            io.Reader
 	private, public []byte
 }
 
 // NewSigner makes a signer of a private key in the suite's encoding: the seed
-// of Ed25519, Ed448 and ML-DSA, the scalar of ECDSA. ECDSA and ML-DSA draw
-// from rand for each signature.
-func NewSigner(rand io.Reader, s mls.Suite, private []byte) (mls.Signer, error) {
+// of Ed25519, Ed448 and ML-DSA, the scalar of ECDSA. Every scheme signs in its
+// deterministic form, so the reader is not read.
+func NewSigner(_ io.Reader, s mls.Suite, private []byte) (mls.Signer, error) {
 	params, err := s.Params()
 	if err != nil {
 		return nil, err
@@ -29,7 +28,7 @@ func NewSigner(rand io.Reader, s mls.Suite, private []byte) (mls.Signer, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &keySigner{params, rand, private, public}, nil
+	return &keySigner{params, private, public}, nil
 }
 
 // GenerateSigner makes a new signature key. The private key is for keeping.
@@ -42,19 +41,19 @@ func GenerateSigner(rand io.Reader, s mls.Suite) (signer mls.Signer, private []b
 	if err != nil {
 		return nil, nil, err
 	}
-	return &keySigner{params, rand, private, public}, private, nil
+	return &keySigner{params, private, public}, private, nil
 }
 
 func (k *keySigner) PublicKey() []byte { return k.public }
 
 func (k *keySigner) Sign(label string, content []byte) ([]byte, error) {
-	return k.params.Sign(k.rand, k.private, label, content)
+	return k.params.Sign(nil, k.private, label, content)
 }
 
 // AppendSign is Sign that appends the signature to dst: what the message path
 // asks of a signer if it can, to keep its memory.
 func (k *keySigner) AppendSign(dst []byte, label string, content []byte) ([]byte, error) {
-	return k.params.AppendSign(dst, k.private, label, content)
+	return k.params.Sign(dst, k.private, label, content)
 }
 
 // Identity is who a client is in its groups.

@@ -138,7 +138,7 @@ func BenchmarkEd25519(b *testing.B) {
 // BenchmarkMessage is the cryptography of one PrivateMessage of 1 KiB in suite
 // 1, without framing: the floor under what a group can reach.
 func BenchmarkMessage(b *testing.B) {
-	s := Lookup(X25519AES128)
+	s := Lookup(1)
 	private, public, err := s.GenerateSignatureKey(bytes.NewReader(bytes.Repeat([]byte{5}, 32)))
 	if err != nil {
 		b.Fatal(err)
@@ -156,7 +156,7 @@ func BenchmarkMessage(b *testing.B) {
 		s.ExpandWithLabel(nonce[:0], secret, "nonce", content[:32], 12)
 	}
 	ratchet()
-	signature, err = s.AppendSign(signature[:0], private, "FramedContentTBS", content[:900])
+	signature, err = s.Sign(signature[:0], private, "FramedContentTBS", content[:900])
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -166,7 +166,7 @@ func BenchmarkMessage(b *testing.B) {
 	b.Run("encrypt", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			signature, _ = s.AppendSign(signature[:0], private, "FramedContentTBS", content[:900])
+			signature, _ = s.Sign(signature[:0], private, "FramedContentTBS", content[:900])
 			ratchet()
 			out = s.Seal(out[:0], key[:16], nonce[:12], aad, content)
 			sender()

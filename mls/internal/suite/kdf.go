@@ -42,9 +42,6 @@ func LookupKDF(id uint16) *KDF {
 // Digest is room for a hash, or a secret, of any suite.
 type Digest [MaxHash]byte
 
-// ID is the HPKE id.
-func (k *KDF) ID() uint16 { return k.id }
-
 // Size is Nh, octets of a hash and of an extracted key.
 func (k *KDF) Size() int { return k.size }
 

@@ -263,18 +263,13 @@ func expandEd448(private []byte) (ed448.PrivateKey, bool) {
 	return nil, false
 }
 
-// Sign is SignWithLabel, RFC 9420 §5.1.2. The private key has one of the forms
-// that SignaturePublic takes. Every scheme is used in its deterministic form
-// (ECDSA as of RFC 6979), so that the same input gives the same signature and
-// a weak source of randomness cannot give a key away; rand is not read.
-func (s *Suite) Sign(rand io.Reader, private []byte, label string, content []byte) ([]byte, error) {
-	return s.AppendSign(nil, private, label, content)
-}
-
-// AppendSign is Sign that appends the signature to dst. With Ed25519, content
-// shorter than signRoom and the long form of the private key it allocates
-// nothing beyond dst.
-func (s *Suite) AppendSign(dst, private []byte, label string, content []byte) ([]byte, error) {
+// Sign is SignWithLabel, RFC 9420 §5.1.2; it appends the signature to dst. The
+// private key has one of the forms that SignaturePublic takes. Every scheme is
+// used in its deterministic form (ECDSA as of RFC 6979), so that the same input
+// gives the same signature and a weak source of randomness cannot give a key
+// away. With Ed25519, content shorter than signRoom and the long form of the
+// private key it allocates nothing beyond dst.
+func (s *Suite) Sign(dst, private []byte, label string, content []byte) ([]byte, error) {
 	g := s.params.Signature
 	if g == Ed25519 {
 		return s.signEd25519(dst, private, label, content)

@@ -27,17 +27,6 @@ const MaxSuites = 256
 // MaxName is the longest name of a suite in octets.
 const MaxName = 128
 
-// The suites of RFC 9420 §17.1.
-const (
-	X25519AES128 uint16 = 1 // MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519
-	P256AES128   uint16 = 2 // MLS_128_DHKEMP256_AES128GCM_SHA256_P256
-	X25519ChaCha uint16 = 3 // MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519
-	X448AES256   uint16 = 4 // MLS_256_DHKEMX448_AES256GCM_SHA512_Ed448
-	P521AES256   uint16 = 5 // MLS_256_DHKEMP521_AES256GCM_SHA512_P521
-	X448ChaCha   uint16 = 6 // MLS_256_DHKEMX448_CHACHA20POLY1305_SHA512_Ed448
-	P384AES256   uint16 = 7 // MLS_256_DHKEMP384_AES256GCM_SHA384_P384
-)
-
 // FirstPostQuantum is the code point given to TBD1 of
 // draft-ietf-mls-pq-ciphersuites-06; TBD2..TBD11 follow it. They are of the
 // private range (RFC 9420 §17.1) because IANA has assigned none.
@@ -193,17 +182,8 @@ func All() []uint16 { return slices.Clone(current.Load().ids) }
 
 // Register adds a suite at a code point that RFC 9420 does not define. The
 // same parameters again are accepted; other parameters at a registered code
-// point are an error, for suites in use must not change under a group. The
-// default code points of the draft's suites may be given another meaning with
-// Replace, before any group exists.
-func Register(id uint16, p Params) error { return put(id, p, false) }
-
-// Replace is Register without the refusal of other parameters. Suites handed
-// out before keep what they were; a program calls it while it starts, to take
-// a peer's numbering for the draft suites.
-func Replace(id uint16, p Params) error { return put(id, p, true) }
-
-func put(id uint16, p Params, replace bool) error {
+// point are an error, for suites in use must not change under a group.
+func Register(id uint16, p Params) error {
 	if id <= classical { // 0 is reserved, RFC 9420 §17.1
 		return fmt.Errorf("suite: code point %#04x is of RFC 9420", id)
 	}
@@ -218,19 +198,17 @@ func put(id uint16, p Params, replace bool) error {
 		if was.params == p {
 			return nil
 		}
-		if !replace {
-			return fmt.Errorf("suite: code point %#04x is %s already", id, was.params.Name)
-		}
-	} else if len(old.ids) >= MaxSuites {
+		return fmt.Errorf("suite: code point %#04x is %s already", id, was.params.Name)
+	}
+	if len(old.ids) >= MaxSuites {
 		return fmt.Errorf("suite: more than %d suites", MaxSuites)
 	}
 	t := &table{byID: make(map[uint16]*Suite, len(old.ids)+1), ids: slices.Clone(old.ids)}
 	for _, known := range old.ids {
 		t.byID[known] = old.byID[known]
 	}
-	if at, found := slices.BinarySearch(t.ids, id); !found {
-		t.ids = slices.Insert(t.ids, at, id)
-	}
+	at, _ := slices.BinarySearch(t.ids, id)
+	t.ids = slices.Insert(t.ids, at, id)
 	t.byID[id] = s
 	current.Store(t)
 	return nil
