@@ -37,12 +37,13 @@ type Staged struct {
 	New   *LeafSet    // leaves added here: path secrets are not sealed for them
 	Tree  *Tree       // the new tree, with the path once there is one
 
-	base      *PublicGroup
-	resynced  *LeafNode // the joiner's old leaf that an external commit removes
-	context   GroupContext
-	demands   *demands
-	encoded   []byte // of the context, once it is whole
-	confirmed bool
+	base       *PublicGroup
+	resynced   *LeafNode // the joiner's old leaf that an external commit removes
+	context    GroupContext
+	demands    *demands
+	encoded    []byte // of the context, once it is whole
+	transcript []byte // confirmed transcript hash, if it is made already
+	confirmed  bool
 }
 
 // Plan checks a list of proposals as a commit by this sender and applies it to
@@ -72,6 +73,20 @@ func (g *PublicGroup) Plan(sender Sender, list []ProposalOrRef, joiner *LeafNode
 // 9420 §12.4.2. Members check the membership tag before and decrypt, derive
 // and compare the confirmation tag after. Nothing in g changes.
 func (g *PublicGroup) Stage(a *AuthenticatedContent) (*Staged, error) {
+	return g.StageBeside(a)
+}
+
+// Long reports whether the content is so long that hashing it takes as long as
+// a signature: the commit of a cold group has a ciphertext for every member.
+func (a *AuthenticatedContent) Long() bool { return len(a.raw) >= longContent }
+
+// longContent is in octets: SHA-256 takes 10 µs for as many.
+const longContent = 1 << 14
+
+// StageBeside is Stage with other work of the caller's, which is done at the
+// same time as the signatures are verified if the policy has a Parallel. It is
+// not done if the commit was refused before.
+func (g *PublicGroup) StageBeside(a *AuthenticatedContent, beside ...func()) (*Staged, error) {
 	if err := g.CheckFraming(a); err != nil {
 		return nil, err
 	}
@@ -99,7 +114,12 @@ func (g *PublicGroup) Stage(a *AuthenticatedContent) (*Staged, error) {
 	if err := p.receivePath(c.Commit.Path); err != nil {
 		return nil, err
 	}
-	if err := p.checks.run(g.policy.Parallel); err != nil {
+	if a.Long() {
+		// 0.45 ms for the commit of a cold group of 10,000, of which the
+		// signature's hash takes twice that.
+		beside = append(beside, func() { p.st.transcript = a.ConfirmedTranscriptHash(g.demands.params, g.interim) })
+	}
+	if err := p.checks.runBeside(g.policy.Parallel, beside); err != nil {
 		return nil, err
 	}
 	if err := p.finish(); err != nil {
@@ -295,7 +315,9 @@ func (st *Staged) Provisional() []byte {
 // commit, whose confirmation tag is not needed yet.
 func (st *Staged) Confirm(a *AuthenticatedContent) {
 	st.context.TreeHash = st.Tree.HashWith(st.base.policy.Parallel)
-	st.context.ConfirmedTranscriptHash = a.ConfirmedTranscriptHash(st.demands.params, st.base.interim)
+	if st.context.ConfirmedTranscriptHash = st.transcript; st.transcript == nil {
+		st.context.ConfirmedTranscriptHash = a.ConfirmedTranscriptHash(st.demands.params, st.base.interim)
+	}
 	st.encoded = st.context.AppendTo(make([]byte, 0, len(st.base.encoded)+16))
 	st.confirmed = true
 }

@@ -275,19 +275,23 @@ func (c checks) run(p Parallel) error {
 	return err
 }
 
+// runBeside is run, with other work that needs none of the results done at the
+// same time.
+func (c checks) runBeside(p Parallel, beside []func()) error {
+	_, err := c.runAt(p, beside...)
+	return err
+}
+
 // runAt is run, and says which entry of the list of proposals failed.
-func (c checks) runAt(p Parallel) (entry int, err error) {
-	verify := func(i int) {
+func (c checks) runAt(p Parallel, beside ...func()) (entry int, err error) {
+	p.run(len(c)+len(beside), func(i int) {
+		if i >= len(c) {
+			beside[i-len(c)]()
+			return
+		}
 		s := &c[i]
 		s.failed = !s.suite.Verify2(s.key, s.label, s.content, s.tail, s.signature)
-	}
-	if p != nil && len(c) > 1 {
-		p(len(c), verify)
-	} else {
-		for i := range c {
-			verify(i)
-		}
-	}
+	})
 	for i := range c {
 		if !c[i].failed {
 			continue

@@ -277,6 +277,18 @@ func (g *Group) protect(a *mls.AuthenticatedContent) ([]byte, error) {
 	return m.AppendTo(nil), nil
 }
 
+// membership checks the membership tag of a public message, RFC 9420 §6.2.
+func (g *Group) membership(m *mls.PublicMessage) error {
+	if m.Content.Sender.Type != mls.SenderMember {
+		return nil
+	}
+	tbm := m.TBM(g.context)
+	if !g.params.CheckMAC(g.secrets.Membership, m.MembershipTag, tbm[:]...) {
+		return mls.Refuse(mls.RuleMembershipTag, "it is not that of a member")
+	}
+	return nil
+}
+
 // unprotect checks what shields a handshake message, its membership tag or its
 // encryption, and returns what the sender signed. A private message's key is
 // returned to be consumed once the signature is verified.
@@ -285,11 +297,8 @@ func (g *Group) unprotect(m *mls.Message) (*mls.AuthenticatedContent, *secret.Ke
 		if _, err := g.currentEpoch(m.Public.Content.GroupID, m.Public.Content.Epoch); err != nil {
 			return nil, nil, err
 		}
-		if m.Public.Content.Sender.Type == mls.SenderMember { // RFC 9420 §6.2
-			tbm := m.Public.TBM(g.context)
-			if !g.params.CheckMAC(g.secrets.Membership, m.Public.MembershipTag, tbm[:]...) {
-				return nil, nil, mls.Refuse(mls.RuleMembershipTag, "it is not that of a member")
-			}
+		if err := g.membership(m.Public); err != nil {
+			return nil, nil, err
 		}
 		return &m.Public.AuthenticatedContent, nil, nil
 	}
