@@ -226,7 +226,7 @@ func AppendOptional(dst []byte, present bool) []byte {
 	return append(dst, 0)
 }
 
-// Uint16, Uint32 and Uint64 append an integer.
+// Uint16 appends two octets.
 func Uint16(dst []byte, v uint16) []byte { return binary.BigEndian.AppendUint16(dst, v) }
 
 // Uint32 appends four octets.

@@ -127,7 +127,7 @@ func BenchmarkPrimitive(b *testing.B) {
 	}
 	s := suite.Lookup(0xF001)
 	var shared suite.Digest
-	out := make([]byte, OutputSize(s))
+	out := make([]byte, sizesOf(s.KEM()).output)
 	run("XWing/encap/circl", func() { xwing.Encapsulate(xpk, seed) })
 	run("XWing/encap/ours", func() { encapsulate(s.KEM(), &shared, out, seed, xpk) })
 	run("XWing/decap/circl", func() { xwing.Decapsulate(xct, xsk) })

@@ -170,11 +170,8 @@ func OpenWithLabel(s *suite.Suite, private, public []byte, label string, context
 	return Open(s, private, public, kem, &info, nil, ciphertext)
 }
 
-// MaxExport is the most octets that SendExport and ReceiveExport give.
-func MaxExport(s *suite.Suite) int { return s.MaxExpand() }
-
 // SendExport makes a context for a public key and exports n octets from it,
-// for the external init secret of RFC 9420 §8.3. n above MaxExport panics.
+// for the external init secret of RFC 9420 §8.3. n above s.MaxExpand panics.
 func SendExport(s *suite.Suite, seed, public, info, exporterContext []byte, n int) (kem, secret []byte, err error) {
 	kem = make([]byte, sizesOf(s.KEM()).output)
 	var shared suite.Digest

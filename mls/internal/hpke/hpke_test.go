@@ -47,8 +47,8 @@ func TestRoundTrip(t *testing.T) {
 		t.Run(s.Name(), func(t *testing.T) {
 			c := &counter{uint32(id)}
 			private, public := pair(t, s, c)
-			if len(private) != PrivateSize(s) || len(public) != PublicSize(s) || SeedSize(s) > MaxSeed {
-				t.Errorf("key of %d and %d octets, seed of %d", len(private), len(public), SeedSize(s))
+			if len(private) != sizesOf(s.KEM()).private || len(public) != sizesOf(s.KEM()).public {
+				t.Errorf("keys of %d and %d octets", len(private), len(public))
 			}
 			if err := CheckPublicKey(s, public); err != nil {
 				t.Error(err)
@@ -60,7 +60,7 @@ func TestRoundTrip(t *testing.T) {
 			plain, aad := []byte("a path secret"), []byte("aad")
 			info := NewInfo(s, []byte("info"))
 			kem, sealed, err := Seal(s, draw(c, SeedSize(s)), public, info, aad, plain)
-			if err != nil || len(kem) != OutputSize(s) || len(sealed) != len(plain)+s.TagSize() {
+			if err != nil || len(kem) != sizesOf(s.KEM()).output || len(sealed) != len(plain)+s.TagSize() {
 				t.Fatalf("%d, %d octets, %v", len(kem), len(sealed), err)
 			}
 			_ = append(kem, 1) // must not run into the ciphertext
@@ -181,7 +181,7 @@ func TestSealRefuses(t *testing.T) {
 				t.Errorf("%s: key %.8x of %d octets: checked %v, sealed %v", s.Name(), bad, len(bad), check, err)
 			}
 		}
-		for _, bad := range [][]byte{nil, make([]byte, PrivateSize(s)+1)} {
+		for _, bad := range [][]byte{nil, make([]byte, sizesOf(s.KEM()).private+1)} {
 			if _, err := PublicKey(s, bad); !errors.Is(err, ErrKey) {
 				t.Errorf("%s: private key of %d octets: %v", s.Name(), len(bad), err)
 			}
@@ -213,7 +213,7 @@ func TestZeroSecret(t *testing.T) {
 			refuseZero(t, suite.Lookup(1), point, point)
 			s := suite.Lookup(0xF001)
 			_, public := pair(t, s, &counter{8})
-			kem := make([]byte, OutputSize(s))
+			kem := make([]byte, sizesOf(s.KEM()).output)
 			copy(public[len(public)-32:], point)
 			copy(kem[len(kem)-32:], point)
 			refuseZero(t, s, public, kem)
@@ -265,7 +265,7 @@ func TestOffCurve(t *testing.T) {
 	}
 	for _, id := range []uint16{2, 5, 7} { // the scalars 0 and above the order
 		s := suite.Lookup(id)
-		for _, private := range [][]byte{make([]byte, PrivateSize(s)), bytes.Repeat([]byte{0xff}, PrivateSize(s))} {
+		for _, private := range [][]byte{make([]byte, sizesOf(s.KEM()).private), bytes.Repeat([]byte{0xff}, sizesOf(s.KEM()).private)} {
 			if _, err := PublicKey(s, private); !errors.Is(err, ErrKey) {
 				t.Errorf("%s: scalar %x: %v", s.Name(), private, err)
 			}
@@ -277,7 +277,7 @@ func TestOffCurve(t *testing.T) {
 func TestShortScalar(t *testing.T) {
 	for _, id := range []uint16{2, 5, 7} {
 		s := suite.Lookup(id)
-		whole := make([]byte, PrivateSize(s))
+		whole := make([]byte, sizesOf(s.KEM()).private)
 		copy(whole[2:], bytes.Repeat([]byte{7}, len(whole)-2))
 		public, err := PublicKey(s, whole)
 		if err != nil {
@@ -407,8 +407,8 @@ func FuzzOpen(f *testing.F) {
 	for i, id := range everyKEM {
 		s := suite.Lookup(id)
 		f.Add(uint8(i), []byte(nil), []byte(nil), []byte(nil))
-		if PublicSize(s) < 200 { // small seeds
-			f.Add(uint8(i), make([]byte, PublicSize(s)), make([]byte, OutputSize(s)), make([]byte, 20))
+		if sizesOf(s.KEM()).public < 200 { // small seeds
+			f.Add(uint8(i), make([]byte, sizesOf(s.KEM()).public), make([]byte, sizesOf(s.KEM()).output), make([]byte, 20))
 		}
 	}
 	f.Fuzz(func(t *testing.T, which uint8, public, kem, sealed []byte) {

@@ -40,21 +40,9 @@ func sizesOf(kem uint16) sizes {
 	return sizes{1216, 32, 1120, 32, 32 + 32} // both X-Wings
 }
 
-// MaxSeed is the longest seed of any KEM in octets, for buffers.
-const MaxSeed = 128
-
 // SeedSize is how many octets of randomness one encapsulation takes. The same
 // number is right for the ikm of DeriveKeyPair.
 func SeedSize(s *suite.Suite) int { return sizesOf(s.KEM()).seed }
-
-// PublicSize is the length of a public key in octets.
-func PublicSize(s *suite.Suite) int { return sizesOf(s.KEM()).public }
-
-// PrivateSize is the length of a private key in octets.
-func PrivateSize(s *suite.Suite) int { return sizesOf(s.KEM()).private }
-
-// OutputSize is the length of an encapsulated key in octets.
-func OutputSize(s *suite.Suite) int { return sizesOf(s.KEM()).output }
 
 // DeriveKeyPair derives a key pair from ikm of any length: RFC 9180 §7.1.3,
 // draft-ietf-hpke-pq, and for suite.KEMXWing the X-Wing draft. RFC 9420 §7.4
@@ -77,8 +65,8 @@ func DeriveKeyPair(s *suite.Suite, ikm []byte) (private, public []byte, err erro
 	return private, public, err
 }
 
-// PublicKey returns the serialised public key of a private key of PrivateSize
-// octets; a scalar of a NIST curve may lack its leading zeros.
+// PublicKey returns the serialised public key of a private key of Nsk octets; a
+// scalar of a NIST curve may lack its leading zeros.
 func PublicKey(s *suite.Suite, private []byte) ([]byte, error) {
 	kem := s.KEM()
 	z := sizesOf(kem)

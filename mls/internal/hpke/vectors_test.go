@@ -187,7 +187,7 @@ func checkKEM(t *testing.T, v *exchange) {
 	if err != nil || !bytes.Equal(shared[:n], v.SharedSecret) {
 		t.Errorf("decapsulated %x, %v, want %x", shared[:n], err, v.SharedSecret)
 	}
-	enc := make([]byte, OutputSize(s))
+	enc := make([]byte, sizesOf(s.KEM()).output)
 	n, err = encapsulate(v.KEM, &shared, enc, encapsulationSeed(t, s, v.IkmE), public)
 	if err != nil || !bytes.Equal(shared[:n], v.SharedSecret) || !bytes.Equal(enc, v.Enc) {
 		t.Errorf("encapsulated %x, %v, want %x", shared[:n], err, v.SharedSecret)

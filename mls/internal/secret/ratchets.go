@@ -98,9 +98,6 @@ func newRatchets(s *suite.Suite, width uint32, limits Limits) *Ratchets {
 // Leaves is the width of the tree, 0 after Wipe.
 func (r *Ratchets) Leaves() uint32 { return r.tree.width }
 
-// Limits are the limits in force.
-func (r *Ratchets) Limits() Limits { return r.limits }
-
 // check refuses what cannot have a ratchet.
 func (r *Ratchets) check(leaf uint32, c Content) error {
 	if leaf >= r.tree.width {
