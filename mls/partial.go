@@ -43,10 +43,6 @@ func (t *Tree) MembershipProof(leaf uint32) (*MembershipProof, error) {
 	return m, nil
 }
 
-// nodeAbove is the index of the node above a leaf at a level; at level 0 it is
-// the leaf's own, RFC 9420 App. C.
-func nodeAbove(leaf, level uint32) uint32 { return leaf>>level<<(level+1) | (1<<level - 1) }
-
 // ParseMembershipProof reads a MembershipProof; it aliases b. Refusals: rule
 // 125 for one that has not the shape of a direct path.
 func ParseMembershipProof(b []byte) (*MembershipProof, error) {

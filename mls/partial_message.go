@@ -3,6 +3,7 @@ package mls
 import (
 	"bytes"
 	"math/bits"
+	"slices"
 
 	"github.com/isthmus-chat/isthmus/mls/internal/codec"
 	"github.com/isthmus-chat/isthmus/mls/internal/suite"
@@ -403,21 +404,11 @@ func (a *AnnotatedCommit) Share(path *UpdatePath) (*PathShare, error) {
 	}
 	for level := ancestor - 1; level >= 0; level-- {
 		if p := a.ReceiverAfter.Parents[level]; p != nil {
-			if !p.unmerged(receiver) {
+			if !slices.Contains(p.UnmergedLeaves, receiver) {
 				share.Key = nodeAbove(receiver, uint32(level)+1)
 			}
 			break
 		}
 	}
 	return share, nil
-}
-
-// unmerged reports whether the leaf is unmerged at the node.
-func (p *ParentNode) unmerged(leaf uint32) bool {
-	for _, u := range p.UnmergedLeaves {
-		if u == leaf {
-			return true
-		}
-	}
-	return false
 }

@@ -49,10 +49,5 @@ func Covers(node, leaf uint32) bool {
 	return k < 31 && node>>(k+1) == leaf>>k
 }
 
-// CommonAncestor is the lowest node above both leaves, or the leaf's own node
-// if they are the same: a node index, RFC 9420 App. C. Both indexes are of
-// leaves of one tree.
-func CommonAncestor(a, b uint32) uint32 {
-	k := uint32(bits.Len32(a ^ b))
-	return a>>k<<(k+1) | (1<<k - 1)
-}
+// nodeAbove is the node above a leaf at a level; at level 0 it is the leaf's own.
+func nodeAbove(leaf, level uint32) uint32 { return leaf>>level<<(level+1) | (1<<level - 1) }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"slices"
@@ -259,7 +260,7 @@ func checkVectorPath(t *testing.T, tree *Tree, v *treeKEMVector, sender uint32, 
 		for _, s := range member.PathSecrets {
 			known[s.Node] = true
 		}
-		node := CommonAncestor(sender, member.Index)
+		node := nodeAbove(sender, uint32(bits.Len32(sender^member.Index)))
 		at := slices.IndexFunc(path, func(p PathNode) bool { return p.Node == node })
 		if at < 0 {
 			t.Fatalf("%d, above %d and %d, is not on the path", node, sender, member.Index)

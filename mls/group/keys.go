@@ -129,22 +129,11 @@ func (c *Config) sealPath(s *suite.Suite, st *mls.Staged, p *path) ([]mls.Update
 	return nodes, nil
 }
 
-// under reports whether leaf is below node in the in-order array, RFC 9420
-// Appendix C.
-func under(node, leaf uint32) bool {
-	half := uint32(0)
-	for level := 0; node>>level&1 == 1; level++ {
-		half = half<<1 | 1
-	}
-	at := 2 * leaf
-	return at >= node-half && at <= node+half
-}
-
 // stepOf is the step of a committer's path whose copath covers the leaf: the
 // lowest node that both know, RFC 9420 §7.5.
 func stepOf(steps []mls.PathNode, leaf uint32) (int, bool) {
 	for i, s := range steps {
-		if under(s.Copath, leaf) {
+		if mls.Covers(s.Copath, leaf) {
 			return i, true
 		}
 	}
