@@ -53,8 +53,11 @@ func (k *KeyPackage) AppendTo(dst []byte) []byte {
 	return codec.AppendVec(k.appendUnsigned(dst), k.Signature)
 }
 
-// tbs is the KeyPackageTBS of a key package that was read.
+// tbs is the KeyPackageTBS.
 func (k *KeyPackage) tbs() []byte {
+	if k.raw == nil {
+		return k.appendUnsigned(nil)
+	}
 	return k.raw[:len(k.raw)-len(k.Signature)-codec.LengthSize(len(k.Signature))]
 }
 

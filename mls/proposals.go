@@ -125,7 +125,7 @@ func (g *PublicGroup) Propose(a *AuthenticatedContent) (*PendingProposal, error)
 	}
 	var c checks
 	c.content(s, a, key, g.encoded)
-	g.signatures(&c, p.Proposal, p.Sender, -1)
+	g.signatures(&c, p.Proposal, p.Sender)
 	if err := c.run(g.policy.Parallel); err != nil {
 		return nil, err
 	}
@@ -137,12 +137,12 @@ func (g *PublicGroup) Propose(a *AuthenticatedContent) (*PendingProposal, error)
 }
 
 // signatures adds the signatures inside a proposal to what is verified.
-func (g *PublicGroup) signatures(c *checks, p *Proposal, sender Sender, entry int) {
+func (g *PublicGroup) signatures(c *checks, p *Proposal, sender Sender) {
 	switch p.Type {
 	case ProposalAdd:
-		c.keyPackage(entry, RuleAdd, g.demands.params, p.Add)
+		c.keyPackage(RuleAdd, g.demands.params, p.Add)
 	case ProposalUpdate:
-		c.leaf(entry, RuleUpdate, g.demands.params, p.Update, g.context.GroupID, sender.Index)
+		c.leaf(RuleUpdate, g.demands.params, p.Update, g.context.GroupID, sender.Index)
 	}
 }
 

@@ -119,7 +119,7 @@ func (g *PublicGroup) StageBeside(a *AuthenticatedContent, beside ...func()) (*S
 		// signature's hash takes twice that.
 		beside = append(beside, func() { p.st.transcript = a.ConfirmedTranscriptHash(g.demands.params, g.interim) })
 	}
-	if err := p.checks.runBeside(g.policy.Parallel, beside); err != nil {
+	if err := p.checks.run(g.policy.Parallel, beside...); err != nil {
 		return nil, err
 	}
 	if err := p.finish(); err != nil {
@@ -165,7 +165,7 @@ func (p *plan) receivePath(path *UpdatePath) error {
 	if err := st.checkLeafKey(path.Leaf, keys); err != nil {
 		return err
 	}
-	p.checks.leaf(-1, RulePathLeaf, st.demands.params, path.Leaf, st.context.GroupID, st.Committer)
+	p.checks.leaf(RulePathLeaf, st.demands.params, path.Leaf, st.context.GroupID, st.Committer)
 	// RFC 9420 §7.9.2.
 	if !bytes.Equal(st.Tree.SetPath(st.Committer, keys), path.Leaf.ParentHash) {
 		return refuse(RulePathParentHash, "the leaf's parent hash is not that of the path")

@@ -166,7 +166,7 @@ func (p *plan) checkEntry(i int, e *Entry, packages []error) error {
 	if err != nil {
 		return err
 	}
-	p.g.signatures(&p.checks, e.Proposal, e.Sender, i)
+	p.g.signatures(&p.checks, e.Proposal, e.Sender)
 	return nil
 }
 

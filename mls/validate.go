@@ -192,7 +192,7 @@ func (k *KeyPackage) Verify(v Version, s Suite, p *Policy) error {
 		return err
 	}
 	var c checks
-	c.keyPackage(-1, 0, params, k)
+	c.keyPackage(0, params, k)
 	return c.run(p.Parallel)
 }
 
@@ -224,83 +224,4 @@ func (k *KeyPackage) check(v Version, s Suite, params *suite.Suite) error {
 		return refuse(RuleKeyPackageLeaf, "%w", err)
 	}
 	return nil
-}
-
-// check is one signature to be verified, with what to say if it does not.
-type check struct {
-	suite     *suite.Suite
-	key       []byte
-	label     string
-	content   []byte
-	tail      []byte // of the content; nil: content is all
-	signature []byte
-	rule      Rule
-	wrap      Rule // the rule of the whole that it is part of; 0: none
-	entry     int  // place in the list of proposals; -1: none
-	failed    bool
-}
-
-// checks are signatures that are verified together, by the application's
-// Parallel if it gave one.
-type checks []check
-
-func (c *checks) content(s *suite.Suite, a *AuthenticatedContent, key, context []byte) {
-	*c = append(*c, check{suite: s, key: key, label: labelFramedContent, content: a.framed, tail: a.signedContext(context),
-		signature: a.Signature, rule: RuleContentSignature, entry: -1})
-}
-
-func (c *checks) leaf(entry int, wrap Rule, s *suite.Suite, l *LeafNode, groupID []byte, index uint32) {
-	tbs := l.appendTBS(make([]byte, 0, len(l.raw)+len(groupID)+8), groupID, index)
-	*c = append(*c, check{suite: s, key: l.SignatureKey, label: labelLeafNode, content: tbs,
-		signature: l.Signature, rule: RuleLeafSignature, wrap: wrap, entry: entry})
-}
-
-// keyPackage adds both signatures of a key package, RFC 9420 §10.1.
-func (c *checks) keyPackage(entry int, wrap Rule, s *suite.Suite, k *KeyPackage) {
-	c.leaf(entry, wrap, s, k.Leaf, nil, 0)
-	tbs := k.raw
-	if tbs != nil {
-		tbs = k.tbs()
-	} else {
-		tbs = k.appendUnsigned(nil)
-	}
-	*c = append(*c, check{suite: s, key: k.Leaf.SignatureKey, label: labelKeyPackage, content: tbs,
-		signature: k.Signature, rule: RuleKeyPackageSignature, wrap: wrap, entry: entry})
-}
-
-// run verifies all and returns the refusal of the first that fails, in the
-// order in which they were added: the same whatever ran first.
-func (c checks) run(p Parallel) error {
-	_, err := c.runAt(p)
-	return err
-}
-
-// runBeside is run, with other work that needs none of the results done at the
-// same time.
-func (c checks) runBeside(p Parallel, beside []func()) error {
-	_, err := c.runAt(p, beside...)
-	return err
-}
-
-// runAt is run, and says which entry of the list of proposals failed.
-func (c checks) runAt(p Parallel, beside ...func()) (entry int, err error) {
-	p.run(len(c)+len(beside), func(i int) {
-		if i >= len(c) {
-			beside[i-len(c)]()
-			return
-		}
-		s := &c[i]
-		s.failed = !s.suite.Verify2(s.key, s.label, s.content, s.tail, s.signature)
-	})
-	for i := range c {
-		if !c[i].failed {
-			continue
-		}
-		err := refuse(c[i].rule, "the %s does not verify", c[i].label)
-		if c[i].wrap != 0 {
-			err = refuse(c[i].wrap, "%w", err)
-		}
-		return c[i].entry, err
-	}
-	return -1, nil
 }
