@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // The interoperability runs. ISTHMUS_MLS_SEED and ISTHMUS_MLS_OPS change the
@@ -96,6 +98,7 @@ type mlsRun struct {
 	late    []mlsDelivery
 	names   int // of clients, PSKs and groups
 	turns   int // of application messages
+	talks   int // a number for what is written between two restarts
 	log     []string
 
 	ops, epochs, messages, refusals int
@@ -119,7 +122,7 @@ type mlsDelivery struct {
 	to                 *mlsClient
 	from               uint32
 	epoch              uint64
-	turn               int // of all messages of the run
+	turn, talk         int // of all messages of the run
 	message, data, aad []byte
 }
 
@@ -274,6 +277,7 @@ func (r *mlsRun) step() {
 		{"external", min(room, 3), r.external},
 		{"resync", 2, r.resync},
 		{"messages", 14, r.talk},
+		{"restart", 5, r.restart},
 	}
 	total := 0
 	for _, c := range choices {
@@ -627,6 +631,21 @@ func (r *mlsRun) enter(c *mlsClient, f mlsFields) bool {
 	return true
 }
 
+// restart lets some of ours read the group back from what they have stored.
+func (r *mlsRun) restart() bool {
+	r.talks++
+	for _, c := range r.members {
+		if c.can("restart") && r.rng.IntN(2) == 0 {
+			before := r.call(c, "state", nil).state()
+			after := r.call(c, "restart", nil).state()
+			if diff := cmp.Diff(before, after); diff != "" {
+				r.t.Fatalf("%v: a restart changed the group: %s", c, diff)
+			}
+		}
+	}
+	return true
+}
+
 // agree compares what all members hold of the epoch, and notes their leaves.
 func (r *mlsRun) agree(answers map[*mlsClient]*mlsAnswer) {
 	r.t.Helper()
@@ -694,7 +713,7 @@ func (r *mlsRun) talk() bool {
 		r.turns++
 		for _, c := range r.members {
 			if c != from && (narrow(c) || r.rng.IntN(20) != 0) { // the twentieth is lost
-				r.late = append(r.late, mlsDelivery{to: c, from: from.leaf, epoch: r.epoch, turn: r.turns, message: message, data: data, aad: aad})
+				r.late = append(r.late, mlsDelivery{to: c, from: from.leaf, epoch: r.epoch, turn: r.turns, talk: r.talks, message: message, data: data, aad: aad})
 			}
 		}
 	}
@@ -779,7 +798,7 @@ func (r *mlsRun) sift(wait func(mlsDelivery) bool) {
 		}
 		slices.SortFunc(list, func(a, b mlsDelivery) int { return a.turn - b.turn })
 		for j := 0; j+1 < len(list); j += 2 {
-			if r.rng.IntN(2) == 0 {
+			if list[j].talk == list[j+1].talk && r.rng.IntN(2) == 0 { // a restart skips generations
 				list[j], list[j+1] = list[j+1], list[j]
 			}
 		}

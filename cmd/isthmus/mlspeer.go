@@ -259,6 +259,7 @@ func (t *peerTool) do(q *peerRequest, a *peerAnswer) error {
 	if err := member(c, g, q, a); err != nil {
 		return err
 	}
+	c.store(c.groups[string(q.Group)]) // another than g after a restart
 	if a.State == nil { // else the operation was about another group as well
 		a.State = stateOf(g)
 	}
@@ -272,7 +273,7 @@ func hello(a *peerAnswer) error {
 		"propose_add", "propose_remove", "propose_update", "propose_psk", "propose_reinit", "propose_extensions",
 		"propose_self_remove", "propose_custom", "propose_join", "propose_external", "external_sender",
 		"join", "external_join", "group_info", "process", "seal", "open", "export", "psk",
-		"reinit", "reinit_group", "branch", "state",
+		"reinit", "reinit_group", "branch", "restart", "state",
 		"private", "propose", "resync", "tree", "last_resort", "aad", "sender", "rule",
 		"tree_hash", "epoch_authenticator", "past_epochs")
 	return nil

@@ -29,11 +29,12 @@ type peerClient struct {
 	packages []*group.KeyPackage
 	psks     map[string][]byte
 	groups   map[string]*group.Group
-	asked    []byte // the group whose resumption key was last asked for
+	stored   map[string]*peerStore // by group; only of those that were restarted
+	asked    []byte                // the group whose resumption key was last asked for
 }
 
 func newPeerClient() *peerClient {
-	c := &peerClient{signers: map[string]mls.Signer{}, psks: map[string][]byte{}, groups: map[string]*group.Group{}}
+	c := &peerClient{signers: map[string]mls.Signer{}, psks: map[string][]byte{}, groups: map[string]*group.Group{}, stored: map[string]*peerStore{}}
 	c.config = group.Config{
 		Rand: rand.Reader,
 		Policy: &mls.Policy{
@@ -153,6 +154,7 @@ func (c *peerClient) vacant(id []byte) error {
 
 func (c *peerClient) keep(g *group.Group, a *peerAnswer) {
 	c.groups[string(g.ID())] = g
+	c.store(g)
 	a.Group, a.State = g.ID(), stateOf(g)
 }
 

@@ -86,7 +86,8 @@ var groupOps = map[string]func(c *peerClient, g *group.Group, q *peerRequest, a 
 		a.Message, err = g.Seal(nil, q.Data, q.AAD)
 		return err
 	},
-	"open": peerOpen,
+	"open":    peerOpen,
+	"restart": (*peerClient).restart,
 	"export": func(c *peerClient, g *group.Group, q *peerRequest, a *peerAnswer) (err error) {
 		a.Secret, err = g.Export(q.Label, q.Context, q.Length)
 		return err
