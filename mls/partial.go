@@ -144,23 +144,18 @@ func (m *MembershipProof) TreeHash(s *suite.Suite) ([]byte, error) {
 		return nil, refuse(RuleMembershipProof, "%s", what)
 	}
 	var room [suite.MaxHash]byte
-	buf := codec.Uint32(append(make([]byte, 0, 512), nodeLeaf), m.Leaf)
-	buf = m.Node.AppendTo(append(buf, 1))
+	buf := appendLeafInput(make([]byte, 0, 512), m.Leaf, m.Node)
 	hash := s.Hash(room[:0], buf)
 	for level, p := range m.Parents {
 		beside := m.Copath[level]
 		if len(beside) != s.HashSize() {
 			return nil, refuse(RuleMembershipProof, "a tree hash of %d octets", len(beside))
 		}
-		buf = codec.AppendOptional(append(buf[:0], nodeParent), p != nil)
-		if p != nil {
-			buf = p.AppendTo(buf)
+		left, right := hash, beside
+		if m.Leaf>>level&1 == 1 {
+			left, right = beside, hash
 		}
-		if m.Leaf>>level&1 == 0 {
-			buf = codec.AppendVec(codec.AppendVec(buf, hash), beside)
-		} else {
-			buf = codec.AppendVec(codec.AppendVec(buf, beside), hash)
-		}
+		buf = appendParentInput(buf[:0], p, left, right)
 		hash = s.Hash(room[:0], buf)
 	}
 	return bytes.Clone(hash), nil

@@ -87,12 +87,10 @@ func (h *hasher) node(node uint32) []byte {
 		return h.t.page(node).kept(node, size)
 	}
 	if node&1 == 0 {
-		h.startLeaf(node/2, h.t.leafAt(node))
+		h.buf = appendLeafInput(h.buf[:0], node/2, h.t.leafAt(node))
 	} else {
-		left := h.node(leftChild(node))
-		right := h.node(rightChild(node))
-		h.startParent(h.t.parentAt(node))
-		h.finishParent(left, right)
+		left, right := h.node(leftChild(node)), h.node(rightChild(node))
+		h.buf = appendParentInput(h.buf[:0], h.t.parentAt(node), left, right)
 	}
 	p := h.t.own(node)
 	if p.hashes == nil {
@@ -104,30 +102,29 @@ func (h *hasher) node(node uint32) []byte {
 	return out
 }
 
-// startLeaf writes the TreeHashInput of a leaf, blank if l is nil.
-func (h *hasher) startLeaf(i uint32, l *LeafNode) {
-	h.buf = codec.Uint32(append(h.buf[:0], nodeLeaf), i)
-	h.buf = codec.AppendOptional(h.buf, l != nil)
+// appendLeafInput appends the TreeHashInput of a leaf, RFC 9420 §7.8; nil is a
+// blank one.
+func appendLeafInput(dst []byte, i uint32, l *LeafNode) []byte {
+	dst = codec.AppendOptional(codec.Uint32(append(dst, nodeLeaf), i), l != nil)
 	if l != nil {
-		h.buf = l.AppendTo(h.buf)
+		dst = l.AppendTo(dst)
 	}
+	return dst
 }
 
-// startParent writes the beginning of the TreeHashInput of a parent.
-func (h *hasher) startParent(p *ParentNode) {
-	h.buf = codec.AppendOptional(append(h.buf[:0], nodeParent), p != nil)
+// appendParentInput appends the TreeHashInput of a parent, RFC 9420 §7.8, with
+// the hashes of its children; nil is a blank one.
+func appendParentInput(dst []byte, p *ParentNode, left, right []byte) []byte {
+	dst = codec.AppendOptional(append(dst, nodeParent), p != nil)
 	if p != nil {
-		h.buf = p.AppendTo(h.buf)
+		dst = p.AppendTo(dst)
 	}
-}
-
-func (h *hasher) finishParent(left, right []byte) {
-	h.buf = codec.AppendVec(codec.AppendVec(h.buf, left), right)
+	return codec.AppendVec(codec.AppendVec(dst, left), right)
 }
 
 // blankLeaf appends the tree hash of a blank leaf.
 func (h *hasher) blankLeaf(dst []byte, i uint32) []byte {
-	h.startLeaf(i, nil)
+	h.buf = appendLeafInput(h.buf[:0], i, nil)
 	return h.t.suite.Hash(dst, h.buf)
 }
 
@@ -149,8 +146,7 @@ func (h *hasher) original(dst []byte, node uint32, gone []uint32) []byte {
 	if p != nil {
 		p = &ParentNode{EncryptionKey: p.EncryptionKey, ParentHash: p.ParentHash, UnmergedLeaves: without(p.UnmergedLeaves, gone)}
 	}
-	h.startParent(p)
-	h.finishParent(l, r)
+	h.buf = appendParentInput(h.buf[:0], p, l, r)
 	return h.t.suite.Hash(dst, h.buf)
 }
 
