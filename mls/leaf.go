@@ -2,6 +2,7 @@ package mls
 
 import (
 	"iter"
+	"slices"
 
 	"github.com/isthmus-chat/isthmus/mls/internal/codec"
 )
@@ -216,11 +217,21 @@ func (e Extensions) Without(t ExtensionType) Extensions {
 
 // AppendTo appends the encoding: a vector of extensions.
 func (e Extensions) AppendTo(dst []byte) []byte {
-	dst, mark := codec.Begin(dst)
+	// Sized first: a tree of megabytes may be among them.
+	n := e.size()
+	dst = codec.AppendLength(slices.Grow(dst, vectorSize(n)), n)
 	for _, x := range e {
 		dst = codec.AppendVec(codec.Uint16(dst, uint16(x.Type)), x.Data)
 	}
-	return codec.End(dst, mark)
+	return dst
+}
+
+// size is the number of octets of the encoding without its length.
+func (e Extensions) size() (n int) {
+	for i := range e {
+		n += 2 + vectorSize(len(e[i].Data))
+	}
+	return n
 }
 
 // readExtensions reads a vector of extensions. RFC 9420 §13.4: at most one of a type.

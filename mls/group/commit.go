@@ -278,7 +278,7 @@ func (g *Group) welcome(t *Transition, o *CommitOptions, fresh *path, joiner, ps
 	}
 	welcomeSecret := secret.Welcome(g.params, joiner, psk)
 	key, nonce := secret.WelcomeKey(g.params, welcomeSecret)
-	sealedInfo := g.params.Seal(nil, key, nonce, nil, info)
+	sealedInfo := g.params.Seal(info[:0], key, nonce, nil, info) // in place: it may be megabytes
 	secret.Wipe(welcomeSecret, key)
 	size := hpke.SeedSize(g.params)
 	seeds, err := g.config.random(size * len(st.Added))
@@ -321,10 +321,7 @@ func (g *Group) stagedInfo(t *Transition, o *CommitOptions) ([]byte, error) {
 	} else {
 		info.Extensions = info.Extensions.With(mls.ExtRatchetTree, tree)
 	}
-	if err := info.Sign(t.signer); err != nil {
-		return nil, err
-	}
-	return info.AppendTo(nil), nil
+	return info.EncodeSigned(t.signer)
 }
 
 // GroupInfo is the current epoch's GroupInfo as an MLSMessage, for external
