@@ -335,3 +335,11 @@ func (m *member) find(public []byte) (mls.Signer, bool) {
 	s, ok := m.signers[string(public)]
 	return s, ok
 }
+
+// wantRule demands that err is, or wraps, a refusal by a rule.
+func wantRule(t *testing.T, err error, rule mls.Rule) {
+	t.Helper()
+	if !errors.Is(err, rule.Err()) {
+		t.Errorf("got %v, want rule %d (%s)", err, rule, rule.Section())
+	}
+}
