@@ -156,19 +156,14 @@ func (a *AuthenticatedContent) Sign(by Signer, context []byte) error {
 	return nil
 }
 
-// verify checks the signature, RFC 9420 §6.1.
-func (a *AuthenticatedContent) verify(s *suite.Suite, key, context []byte) error {
-	if !s.Verify2(key, labelFramedContent, a.framed, a.signedContext(context), a.Signature) {
-		return refuse(RuleContentSignature, "the sender's key does not verify it")
-	}
-	return nil
-}
-
 // Verify checks the signature of a member's message with the key of its leaf,
 // RFC 9420 §6.1: for application messages, of this epoch or one before. The
 // context is the GroupContext of the message's epoch.
 func (a *AuthenticatedContent) Verify(s *suite.Suite, key, context []byte) error {
-	return a.verify(s, key, context)
+	if !s.Verify2(key, labelFramedContent, a.framed, a.signedContext(context), a.Signature) {
+		return refuse(RuleContentSignature, "the sender's key does not verify it")
+	}
+	return nil
 }
 
 // Ref is the ProposalRef of a proposal, RFC 9420 §5.2.
@@ -259,12 +254,6 @@ func (m *PrivateMessage) AppendSenderAAD(dst []byte) []byte {
 	return append(dst, byte(m.ContentType))
 }
 
-func readPrivateMessage(r *codec.Reader) *PrivateMessage {
-	m := new(PrivateMessage)
-	m.read(r)
-	return m
-}
-
 func (m *PrivateMessage) read(r *codec.Reader) {
 	*m = PrivateMessage{
 		GroupID:             r.Vec(),
@@ -334,36 +323,46 @@ func Parse(b []byte) (*Message, error) {
 	if v := Version(r.Uint16()); v != Version10 && r.Err() == nil {
 		return nil, refuse(RuleMessage, "version %d is not known", v)
 	}
-	format := WireFormat(r.Uint16())
-	if format == WirePrivate { // in one allocation: every message takes this path
-		room := &struct {
-			m       Message
-			private PrivateMessage
-		}{m: Message{WireFormat: format, raw: b}}
-		room.m.Private = &room.private
-		room.private.read(&r)
-		if err := r.Finish(); err != nil {
-			return nil, WireError(err)
-		}
-		return &room.m, nil
-	}
-	m := &Message{WireFormat: format, raw: b}
-	switch m.WireFormat {
-	case WirePublic:
-		m.Public = readPublicMessage(&r, 0)
-	case WireWelcome:
-		m.Welcome = readWelcome(&r)
-	case WireGroupInfo:
-		m.GroupInfo = readGroupInfo(&r)
-	case WireKeyPackage:
-		m.KeyPackage = readKeyPackage(&r)
-	default:
-		r.Fail(int(RuleMessage), "wire_format is not known")
-	}
+	m := newMessage(WireFormat(r.Uint16()))
+	m.raw = b
+	m.readBody(&r)
 	if err := r.Finish(); err != nil {
 		return nil, WireError(err)
 	}
 	return m, nil
+}
+
+// newMessage makes room for a message that is read. A PrivateMessage is in one
+// allocation with it: every message of a group takes this path.
+func newMessage(format WireFormat) *Message {
+	if format != WirePrivate {
+		return &Message{WireFormat: format}
+	}
+	room := new(struct {
+		m       Message
+		private PrivateMessage
+	})
+	room.m = Message{WireFormat: format, Private: &room.private}
+	return &room.m
+}
+
+// readBody reads what stands after version and wire format, with which the
+// reader's input begins if the message is a PublicMessage.
+func (m *Message) readBody(r *codec.Reader) {
+	switch m.WireFormat {
+	case WirePublic:
+		m.Public = readPublicMessage(r, 0)
+	case WirePrivate:
+		m.Private.read(r)
+	case WireWelcome:
+		m.Welcome = readWelcome(r)
+	case WireGroupInfo:
+		m.GroupInfo = readGroupInfo(r)
+	case WireKeyPackage:
+		m.KeyPackage = readKeyPackage(r)
+	default:
+		r.Fail(int(RuleMessage), "wire_format is not known")
+	}
 }
 
 // Raw are the octets that the message was read from.

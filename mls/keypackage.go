@@ -35,9 +35,6 @@ type KeyPackage struct {
 	raw []byte
 }
 
-// Raw are the octets of a key package that was read or signed.
-func (k *KeyPackage) Raw() []byte { return k.raw }
-
 func (k *KeyPackage) appendUnsigned(dst []byte) []byte {
 	dst = codec.Uint16(codec.Uint16(dst, uint16(k.Version)), uint16(k.Suite))
 	dst = codec.AppendVec(dst, k.InitKey)

@@ -24,7 +24,6 @@ const (
 	P521AES256SHA512P521        Suite = 5
 	X448ChaCha20SHA512Ed448     Suite = 6
 	P384AES256SHA384P384        Suite = 7
-	firstPrivateSuite           Suite = 0xf000
 )
 
 // Suites are the numbers of all known suites, in order.

@@ -28,24 +28,21 @@ func ParseSenderAuthenticated(format WireFormat, b []byte) (*SenderAuthenticated
 	if len(b) > MaxMessage {
 		return nil, refuse(RuleBounds, "a message of %d octets", len(b))
 	}
-	if format == WirePublic { // what is signed begins with the header, and has to be in one piece
+	if format < WirePublic || format > WireGroupInfo {
+		return nil, refuse(RuleMembershipProof, "messages of wire format %d have no sender", format)
+	}
+	public := format == WirePublic
+	if public { // what is signed begins with the header, and has to be in one piece
 		b = append(AppendHeader(make([]byte, 0, headerSize+len(b)), format), b...)
 	}
 	r := codec.NewReader(b)
-	m := &Message{WireFormat: format}
-	switch format {
-	case WirePublic:
+	m := newMessage(format)
+	if public {
 		r.Bytes(headerSize)
-		m.Public = readPublicMessage(&r, 0)
+	}
+	m.readBody(&r)
+	if public {
 		m.raw = r.Since(0)
-	case WirePrivate:
-		m.Private = readPrivateMessage(&r)
-	case WireWelcome:
-		m.Welcome = readWelcome(&r)
-	case WireGroupInfo:
-		m.GroupInfo = readGroupInfo(&r)
-	default:
-		return nil, refuse(RuleMembershipProof, "messages of wire format %d have no sender", format)
 	}
 	a := &SenderAuthenticated{Message: m, Sender: readMembershipProof(&r)}
 	if err := r.Finish(); err != nil {
@@ -244,15 +241,11 @@ func ParseAnnotatedCommit(b []byte) (*AnnotatedCommit, error) {
 	if v := Version(r.Uint16()); v != Version10 && r.Err() == nil {
 		return nil, refuse(RuleMessage, "version %d is not known", v)
 	}
-	m := &Message{WireFormat: WireFormat(r.Uint16())}
-	switch m.WireFormat {
-	case WirePublic:
-		m.Public = readPublicMessage(&r, 0)
-	case WirePrivate:
-		m.Private = readPrivateMessage(&r)
-	default:
+	m := newMessage(WireFormat(r.Uint16()))
+	if m.WireFormat != WirePublic && m.WireFormat != WirePrivate {
 		r.Fail(int(RuleMembershipProof), "the message is neither public nor private")
 	}
+	m.readBody(&r)
 	m.raw = r.Since(0)
 	a := &AnnotatedCommit{Commit: m}
 	if r.Optional() {

@@ -95,9 +95,6 @@ const (
 	AppDataRemove AppDataOp = 2
 )
 
-// Raw are the octets of a proposal that was read.
-func (p *Proposal) Raw() []byte { return p.raw }
-
 // AppendTo appends the encoding. One of a type that is not known is a vector,
 // which is how implementations exchange private proposals.
 func (p *Proposal) AppendTo(dst []byte) []byte {
@@ -249,7 +246,8 @@ type UpdatePath struct {
 	Nodes []UpdatePathNode
 }
 
-func (u *UpdatePath) appendTo(dst []byte) []byte {
+// AppendTo appends the encoding.
+func (u *UpdatePath) AppendTo(dst []byte) []byte {
 	dst, mark := codec.Begin(u.Leaf.AppendTo(dst))
 	for i := range u.Nodes {
 		dst = codec.AppendVec(dst, u.Nodes[i].EncryptionKey)
@@ -291,9 +289,6 @@ func ParseUpdatePath(b []byte) (*UpdatePath, error) {
 	return u, WireError(r.Finish())
 }
 
-// AppendTo appends the encoding.
-func (u *UpdatePath) AppendTo(dst []byte) []byte { return u.appendTo(dst) }
-
 // Commit ends an epoch, RFC 9420 §12.4.
 type Commit struct {
 	Proposals []ProposalOrRef
@@ -308,7 +303,7 @@ func (c *Commit) AppendTo(dst []byte) []byte {
 	}
 	dst = codec.AppendOptional(codec.End(dst, mark), c.Path != nil)
 	if c.Path != nil {
-		dst = c.Path.appendTo(dst)
+		dst = c.Path.AppendTo(dst)
 	}
 	return dst
 }

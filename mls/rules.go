@@ -523,10 +523,7 @@ func refuse(r Rule, format string, args ...any) error {
 
 // Refuse returns the rejection under r, for package group. The format is as
 // of fmt.Errorf; what is given to %w becomes the cause.
-func Refuse(r Rule, format string, args ...any) error {
-	err := fmt.Errorf(format, args...)
-	return &Error{Rule: r, Detail: err.Error(), Err: errors.Unwrap(err)}
-}
+func Refuse(r Rule, format string, args ...any) error { return refuse(r, format, args...) }
 
 // RuleOf is the rule that err names, or 0 if it names none. Of several in its
 // chain it is the outermost; errors.Is finds the others.
