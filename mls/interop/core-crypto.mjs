@@ -206,7 +206,7 @@ class Group {
   state() {
     const members = this.leaves.map((identity, index) => ({ index, identity })).filter((m) => m.identity !== null)
     const own = this.leaves.indexOf(this.device.identity)
-    return { epoch: this.epoch, members, own, ...(this.treeHash && { tree_hash: b64(this.treeHash) }) }
+    return { state: { epoch: this.epoch, members, own, ...(this.treeHash && { tree_hash: b64(this.treeHash) }) } }
   }
 }
 

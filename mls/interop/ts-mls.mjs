@@ -211,7 +211,7 @@ function stateOf({ state }) {
   if (kind === 'suspendedPendingReinit') {
     answer.reinit = { group: b64(reinit.groupId), suite: numbers[reinit.cipherSuite] }
   }
-  return answer
+  return { state: answer }
 }
 
 // What is said of proposals: each of these gives one by value.

@@ -320,10 +320,11 @@ fn state<C: Client>(client: &mut C, group: &[u8]) -> Answer {
     let State { epoch, mut members, authenticator, tree_hash } = client.state(group)?;
     members.sort();
     let member = |(index, identity)| json!({"index": index, "identity": identity});
-    Ok(fields([
+    let state = fields([
         ("epoch", epoch.into()),
         ("members", members.into_iter().map(member).collect()),
         ("epoch_authenticator", octets(&authenticator)),
         ("tree_hash", octets(&tree_hash)),
-    ]))
+    ]);
+    Ok(fields([("state", state.into())]))
 }
