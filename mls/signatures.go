@@ -41,7 +41,7 @@ func (c *checks) keyPackage(wrap Rule, s *suite.Suite, k *KeyPackage) {
 // order in which they were added: the same whatever ran first. What is given
 // beside is work that needs none of the results and is done at the same time.
 func (c checks) run(p Parallel, beside ...func()) error {
-	p.run(len(c)+len(beside), func(i int) {
+	p.Run(len(c)+len(beside), func(i int) {
 		if i >= len(c) {
 			beside[i-len(c)]()
 			return

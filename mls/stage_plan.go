@@ -132,7 +132,7 @@ func (p *plan) checkPackages() []error {
 		return nil
 	}
 	errs := make([]error, len(entries))
-	parallel.run((len(entries)+checkPart-1)/checkPart, func(part int) {
+	parallel.Run((len(entries)+checkPart-1)/checkPart, func(part int) {
 		for i := part * checkPart; i < min(len(entries), (part+1)*checkPart); i++ {
 			if e := &entries[i]; e.Ref == nil && e.Proposal.Type == ProposalAdd {
 				errs[i] = p.g.checkPackage(e.Proposal.Add)

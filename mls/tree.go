@@ -15,7 +15,8 @@ import (
 // and returns when all are done. Nil runs them one after the other.
 type Parallel func(n int, f func(i int))
 
-func (p Parallel) run(n int, f func(i int)) {
+// Run runs f(0) to f(n-1) by p, or here if p is nil or there is but one.
+func (p Parallel) Run(n int, f func(i int)) {
 	if p != nil && n > 1 {
 		p(n, f)
 		return

@@ -65,7 +65,7 @@ func (t *Tree) hashSubtrees(p Parallel) {
 		}
 	}
 	t.token() // made here, and only read by the parts
-	p.run(len(dirty), func(i int) {
+	p.Run(len(dirty), func(i int) {
 		h := hasher{t: t}
 		h.node(dirty[i])
 	})

@@ -92,7 +92,7 @@ func (t *Tree) index(p Parallel) *indexes {
 	const part = 8
 	parts := (len(t.pages) + part - 1) / part
 	encryption, signature := make([][]uint64, parts), make([][]uint64, parts)
-	p.run(parts, func(i int) {
+	p.Run(parts, func(i int) {
 		end := min(len(t.pages), (i+1)*part)
 		enc := make([]uint64, 0, (end-i*part)*pageNodes)
 		sig := make([]uint64, 0, (end-i*part)*pageSlots)

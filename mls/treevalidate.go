@@ -68,7 +68,7 @@ func (t *Tree) checkSignatures(groupID []byte, p Parallel) error {
 // part that has one, whatever the order in which p ran them.
 func firstError(p Parallel, n, part int, f func(from, end int) error) error {
 	errs := make([]error, (n+part-1)/part)
-	p.run(len(errs), func(i int) {
+	p.Run(len(errs), func(i int) {
 		errs[i] = f(i*part, min(n, (i+1)*part))
 	})
 	for _, err := range errs {

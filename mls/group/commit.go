@@ -286,26 +286,24 @@ func (g *Group) welcome(t *Transition, o *CommitOptions, fresh *path, joiner, ps
 		return err
 	}
 	shared := hpke.InfoWithLabel(g.params, "Welcome", sealedInfo)
-	out, errs := make([]mls.EncryptedGroupSecrets, len(st.Added)), make([]error, len(st.Added))
-	g.config.parallel(len(out), func(i int) {
+	out := make([]mls.EncryptedGroupSecrets, len(st.Added))
+	err = g.config.parallel(len(out), func(i int) (err error) {
 		k := st.AddedPackages[i]
 		secrets := GroupSecrets{Joiner: joiner, PSKs: st.PSKs}
 		if step, ok := stepOf(st.Steps, st.Added[i]); ok && st.Path != nil {
 			secrets.PathSecret = fresh.secrets[step]
 		}
 		plain := secrets.AppendTo(nil)
-		out[i].NewMember, errs[i] = k.Ref()
-		if errs[i] == nil {
+		if out[i].NewMember, err = k.Ref(); err == nil {
 			c := &out[i].Secrets
-			c.KEMOutput, c.Ciphertext, errs[i] = hpke.Seal(g.params, seeds[i*size:(i+1)*size], k.InitKey, shared, nil, plain)
+			c.KEMOutput, c.Ciphertext, err = hpke.Seal(g.params, seeds[i*size:(i+1)*size], k.InitKey, shared, nil, plain)
 		}
 		secret.Wipe(plain)
+		return err
 	})
 	secret.Wipe(seeds)
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
+	if err != nil {
+		return err
 	}
 	w := mls.Message{WireFormat: mls.WireWelcome, Welcome: &mls.Welcome{Suite: g.public.Context().Suite, Secrets: out, EncryptedGroupInfo: sealedInfo}}
 	t.Welcome = w.AppendTo(nil)

@@ -223,15 +223,17 @@ func (c *Config) policy() *mls.Policy {
 	return c.Policy
 }
 
-// parallel runs f for 0 to n-1 by the injected means.
-func (c *Config) parallel(n int, f func(int)) {
-	if p := c.policy().Parallel; p != nil && n > 1 {
-		p(n, f)
-		return
+// parallel runs f for 0 to n-1 by the injected means, and returns the error of
+// the first of them that has one.
+func (c *Config) parallel(n int, f func(i int) error) error {
+	errs := make([]error, n)
+	c.policy().Parallel.Run(n, func(i int) { errs[i] = f(i) })
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
 	}
-	for i := range n {
-		f(i)
-	}
+	return nil
 }
 
 func (c *Config) random(n int) ([]byte, error) {

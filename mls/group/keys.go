@@ -66,18 +66,13 @@ func (c *Config) derivePath(s *suite.Suite, first []byte, steps int) (*path, err
 		next = s.DeriveSecret(nil, next, "path")
 	}
 	p.commit = next
-	errs := make([]error, steps)
-	c.parallel(steps, func(i int) {
+	err := c.parallel(steps, func(i int) (err error) {
 		node := s.DeriveSecret(nil, p.secrets[i], "node")
-		p.pairs[i].private, p.pairs[i].public, errs[i] = hpke.DeriveKeyPair(s, node)
+		p.pairs[i].private, p.pairs[i].public, err = hpke.DeriveKeyPair(s, node)
 		secret.Wipe(node)
+		return err
 	})
-	for _, err := range errs {
-		if err != nil {
-			return nil, err
-		}
-	}
-	return p, nil
+	return p, err
 }
 
 // publicKeys are the path's public keys, from the leaf to the root.
@@ -111,20 +106,19 @@ func (c *Config) sealPath(s *suite.Suite, st *mls.Staged, p *path) ([]mls.Update
 		return nil, err
 	}
 	info := hpke.InfoWithLabel(s, "UpdatePathNode", st.Provisional())
-	out, errs := make([]mls.Ciphertext, len(tasks)), make([]error, len(tasks))
-	c.parallel(len(tasks), func(i int) {
+	out := make([]mls.Ciphertext, len(tasks))
+	err = c.parallel(len(tasks), func(i int) (err error) {
 		t := tasks[i]
-		out[i].KEMOutput, out[i].Ciphertext, errs[i] = hpke.Seal(s, seeds[i*size:(i+1)*size], st.Tree.PublicKey(t.node), info, nil, p.secrets[t.step])
+		out[i].KEMOutput, out[i].Ciphertext, err = hpke.Seal(s, seeds[i*size:(i+1)*size], st.Tree.PublicKey(t.node), info, nil, p.secrets[t.step])
+		return err
 	})
 	secret.Wipe(seeds)
+	if err != nil {
+		return nil, err
+	}
 	nodes := make([]mls.UpdatePathNode, len(st.Steps))
 	for i := range nodes {
 		nodes[i] = mls.NewUpdatePathNode(p.pairs[i].public, out[starts[i]:starts[i+1]])
-	}
-	for _, err := range errs {
-		if err != nil {
-			return nil, err
-		}
 	}
 	return nodes, nil
 }
