@@ -322,6 +322,10 @@ func (st *Staged) Confirm(a *AuthenticatedContent) {
 	st.confirmed = true
 }
 
+// From reports whether the commit is one of this epoch of this group: one of
+// another is not to be merged into it, whatever its number.
+func (st *Staged) From(g *PublicGroup) bool { return st.base == g }
+
 // ContextBytes is the encoded GroupContext of the new epoch, for its key
 // schedule: after Stage or Confirm, else nil.
 func (st *Staged) ContextBytes() []byte { return st.encoded }
