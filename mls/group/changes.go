@@ -21,6 +21,11 @@ const (
 // does not take them is asked for a snapshot instead.
 const maxChanges = 1 << 20
 
+// reserved is how many generations of the own ratchet a change record takes
+// in advance: sending writes once in so many messages, and a crash skips at
+// most as many generations, far fewer than any receiver's Skip.
+const reserved = 32
+
 // Changes returns the records of what changed since the last call, or nil if
 // nothing did, to be kept after the last Snapshot in order. It returns false
 // if there is no snapshot that they could follow, in a new epoch for instance:
@@ -35,15 +40,25 @@ func (g *Group) Changes() (records []byte, ok bool) {
 	return records, true
 }
 
+// endJournal erases the records that nobody took: they hold private keys, and
+// a Snapshot is asked for instead.
+func (g *Group) endJournal() {
+	secret.Wipe(g.changes)
+	g.changes, g.journal = nil, false
+}
+
 // record appends one change record.
 func (g *Group) record(kind uint8, body func(dst []byte) []byte) {
 	if !g.journal {
 		return
 	}
 	b, mark := codec.Begin(append(g.changes, kind))
-	g.changes = codec.End(body(b), mark)
-	if len(g.changes) > maxChanges {
-		g.changes, g.journal = nil, false
+	b = codec.End(body(b), mark)
+	if cap(b) != cap(g.changes) { // it grew, and left a copy of private keys
+		secret.Wipe(g.changes)
+	}
+	if g.changes = b; len(b) > maxChanges {
+		g.endJournal()
 	}
 }
 

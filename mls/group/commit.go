@@ -36,7 +36,7 @@ func (o *LeafOptions) apply(leaf *mls.LeafNode) *mls.LeafNode {
 	return next
 }
 
-// signer is the new signer, or the one that is.
+// signerOr is the new signer, or s.
 func (o *LeafOptions) signerOr(s mls.Signer) mls.Signer {
 	if o != nil && o.Signer != nil {
 		return o.Signer
@@ -164,7 +164,10 @@ func (g *Group) Commit(o CommitOptions) (*Transition, error) {
 		return nil, ErrPending
 	}
 	sender := mls.Sender{Type: mls.SenderMember, Index: g.self}
-	list, _ := g.public.Compose(sender, func(*mls.PendingProposal) bool { return !o.LeavePending }, o.Proposals...)
+	list, _ := g.public.Compose(sender, func(p *mls.PendingProposal) bool {
+		// RFC 9420 §12.4.1: who lacks a key leaves its proposal to others.
+		return !o.LeavePending && (p.Proposal.Type != mls.ProposalPSK || g.config.hasPSK(g, &p.Proposal.PSK))
+	}, o.Proposals...)
 	st, err := g.public.Plan(sender, list, nil)
 	if err != nil {
 		return nil, err
@@ -207,7 +210,7 @@ func (g *Group) Commit(o CommitOptions) (*Transition, error) {
 	if t.Commit, err = g.protect(a); err != nil {
 		return nil, err
 	}
-	t.restore(a, fresh)
+	t.restore(a, fresh, psk)
 	fresh.wipe()
 	secret.Wipe(joiner, psk, fresh.commit)
 	g.pending = t
@@ -257,9 +260,10 @@ func (g *Group) finish(t *Transition, a *mls.AuthenticatedContent, signer mls.Si
 		return nil, nil, err
 	}
 	t.Staged.Confirm(a)
-	if t.next.secrets, joiner, psk, err = g.schedule(t.Staged, initSecret, commitSecret); err != nil {
+	if psk, err = g.config.pskSecret(g.params, t.Staged.PSKs, g); err != nil {
 		return nil, nil, err
 	}
+	t.next.secrets, joiner = g.schedule(t.Staged, initSecret, commitSecret, psk)
 	t.tag = g.params.MAC(nil, t.next.secrets.Confirmation, t.Staged.Context().ConfirmedTranscriptHash)
 	a.ConfirmationTag = t.tag
 	a.Seal()

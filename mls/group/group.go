@@ -9,6 +9,7 @@
 package group
 
 import (
+	"bytes"
 	"errors"
 	"io"
 
@@ -55,11 +56,6 @@ type Limits struct {
 	Stored      uint32 // keys kept for messages that were overtaken, per sender and kind; default 1000
 	Messages    uint32 // messages that may be sent in one epoch with this suite's AEAD, RFC 9420 §15.2; default 2^23
 }
-
-// reserved is how many generations of the own ratchet a change record takes
-// in advance: sending writes once in so many messages, and a crash skips at
-// most as many generations, far fewer than any receiver's Skip.
-const reserved = 32
 
 func (l Limits) withDefaults() Limits {
 	set := func(v *int, d int) {
@@ -183,7 +179,7 @@ func (g *Group) Successor() *mls.ReInit { return g.reinit }
 
 // EpochAuthenticator is equal for all members of an epoch and for nobody
 // else, RFC 9420 §8.7: Nh octets.
-func (g *Group) EpochAuthenticator() []byte { return g.secrets.Authenticator }
+func (g *Group) EpochAuthenticator() []byte { return bytes.Clone(g.secrets.Authenticator) }
 
 // Export derives a secret of n octets for the application, RFC 9420 §8.5.
 // Each label is for one use; n is from 1 to 255·Nh.
@@ -203,6 +199,9 @@ func (g *Group) SafeExport(component mls.ComponentID) ([]byte, error) {
 	if g.status == Removed {
 		return nil, ErrInactive
 	}
+	if g.status == Removed {
+		return nil, ErrInactive
+	}
 	out, err := g.exporter.Export(nil, uint16(component))
 	if err != nil {
 		return nil, mls.Refuse(mls.RuleExporter, "the secret of component %d was taken before", component)
@@ -212,8 +211,13 @@ func (g *Group) SafeExport(component mls.ComponentID) ([]byte, error) {
 }
 
 // ResumptionPSK is the current epoch's resumption secret, RFC 9420 §8.6. It is
-// what proves membership to a group that follows this one.
-func (g *Group) ResumptionPSK() []byte { return g.secrets.Resumption }
+// what proves membership to a group that follows this one; nil after a removal.
+func (g *Group) ResumptionPSK() []byte {
+	if g.status == Removed {
+		return nil
+	}
+	return bytes.Clone(g.secrets.Resumption)
+}
 
 // policy is the config's, never nil.
 func (c *Config) policy() *mls.Policy {
@@ -263,11 +267,20 @@ func (c *Config) pskSecret(s *suite.Suite, ids []mls.PreSharedKeyID, within *Gro
 	return secret.PSK(s, names, values)
 }
 
+// hasPSK reports whether a pre-shared key is known.
+func (c *Config) hasPSK(within *Group, id *mls.PreSharedKeyID) bool {
+	_, ok := within.resumption(id)
+	if !ok && c.PSK != nil {
+		_, ok = c.PSK(id)
+	}
+	return ok
+}
+
 // resumption finds the resumption PSK of an epoch of this group, which is nil
 // or without secrets for who is not a member yet.
 func (g *Group) resumption(id *mls.PreSharedKeyID) ([]byte, bool) {
 	switch {
-	case g == nil || g.secrets == nil || id.Type != mls.PSKResumption || string(id.GroupID) != string(g.ID()):
+	case g == nil || g.secrets == nil || g.status == Removed || id.Type != mls.PSKResumption || string(id.GroupID) != string(g.ID()):
 		return nil, false
 	case id.Epoch == g.number:
 		return g.secrets.Resumption, true
@@ -311,6 +324,11 @@ func (e *epoch) checkFraming(data, authenticatedData []byte) error {
 	}
 	_, err := e.framing.ReadApplication(data)
 	return err
+}
+
+// describe fills in what everybody knows of an epoch.
+func (e *epoch) describe(public *mls.PublicGroup) {
+	e.public, e.context, e.number, e.tree = public, public.ContextBytes(), public.Epoch(), public.Tree()
 }
 
 // enter fills in what follows from the secrets of an epoch.

@@ -17,7 +17,7 @@ func newGroup(c *Config, s *suite.Suite) *Group {
 // begin enters the first epoch that this member sees.
 func (g *Group) begin(public *mls.PublicGroup, e epoch) error {
 	g.epoch = e
-	g.public, g.context, g.number, g.tree = public, public.ContextBytes(), public.Epoch(), public.Tree()
+	g.describe(public)
 	return g.enter(g)
 }
 
@@ -181,14 +181,19 @@ func openInfo(s *suite.Suite, w *mls.Welcome, joiner, psk []byte) (*mls.GroupInf
 	return info, nil
 }
 
+// parseTree reads the tree that came beside a Welcome or GroupInfo; nil if none did.
+func parseTree(s *suite.Suite, b []byte) (*mls.Tree, error) {
+	if len(b) == 0 {
+		return nil, nil
+	}
+	return mls.ParseTree(s, b)
+}
+
 // joined checks the group that a GroupInfo describes and finds the own leaf.
 func (g *Group) joined(info *mls.GroupInfo, k *KeyPackage, o *JoinOptions, psks []mls.PreSharedKeyID) (*mls.PublicGroup, uint32, error) {
-	var tree *mls.Tree
-	if len(o.RatchetTree) > 0 {
-		var err error
-		if tree, err = mls.ParseTree(g.params, o.RatchetTree); err != nil {
-			return nil, 0, err
-		}
+	tree, err := parseTree(g.params, o.RatchetTree)
+	if err != nil {
+		return nil, 0, err
 	}
 	public, err := mls.NewPublicGroup(info, tree, g.config.policy())
 	if err != nil {
@@ -246,7 +251,8 @@ type ExternalOptions struct {
 	// Pending are proposals of this epoch that the commit takes by reference:
 	// SelfRemove only, draft-ietf-mls-extensions-10.
 	Pending []*mls.AuthenticatedContent
-	// Proposals are further ones by value, of private types.
+	// Proposals are further ones by value: AppDataUpdate and AppEphemeral,
+	// draft-ietf-mls-extensions-10 §4.7.
 	Proposals         []*mls.Proposal
 	LeafExtensions    mls.Extensions
 	AuthenticatedData []byte
@@ -260,17 +266,16 @@ func JoinExternal(c *Config, id Identity, info *mls.GroupInfo, o ExternalOptions
 	if err != nil {
 		return nil, nil, err
 	}
-	var tree *mls.Tree
-	if len(o.RatchetTree) > 0 {
-		if tree, err = mls.ParseTree(s, o.RatchetTree); err != nil {
-			return nil, nil, err
-		}
-	}
-	g := newGroup(c, s)
-	if g.public, err = mls.NewPublicGroup(info, tree, c.policy()); err != nil {
+	tree, err := parseTree(s, o.RatchetTree)
+	if err != nil {
 		return nil, nil, err
 	}
-	g.context, g.number, g.tree = g.public.ContextBytes(), g.public.Epoch(), g.public.Tree()
+	public, err := mls.NewPublicGroup(info, tree, c.policy())
+	if err != nil {
+		return nil, nil, err
+	}
+	g := newGroup(c, s)
+	g.describe(public)
 	for _, a := range o.Pending {
 		if _, err := g.public.Propose(a); err != nil {
 			return nil, nil, err

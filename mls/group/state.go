@@ -157,12 +157,12 @@ func (g *Group) restorePublic(r *codec.Reader) error {
 	case g.status > Reinitialized || (g.status == Reinitialized) != (g.reinit != nil):
 		return mls.Refuse(mls.RuleReservedValue, "status %d of a snapshot", g.status)
 	}
-	var err error
-	if g.public, err = mls.ParsePublicGroup(public, g.config.restored()); err != nil {
+	restored, err := mls.ParsePublicGroup(public, g.config.restored())
+	if err != nil {
 		return err
 	}
-	g.params = g.public.Params()
-	g.context, g.number, g.tree = g.public.ContextBytes(), g.public.Epoch(), g.public.Tree()
+	g.params = restored.Params()
+	g.describe(restored)
 	return nil
 }
 
@@ -202,6 +202,8 @@ func (g *Group) restoreRatchets(r *codec.Reader) (err error) {
 	if g.exporter, err = secret.ParseExporterTree(g.params, exporter); err != nil {
 		return err
 	}
+	// What was parsed are copies, and the tree keeps these octets in memory.
+	secret.Wipe(ratchets, exporter)
 	return g.readFraming()
 }
 
@@ -223,6 +225,7 @@ func (g *Group) restorePast(r *codec.Reader) (err error) {
 		if e.ratchets, err = secret.ParseRatchets(g.params, ratchets); err != nil {
 			return err
 		}
+		secret.Wipe(ratchets)
 		if err := e.readFraming(); err != nil {
 			return err
 		}
@@ -282,7 +285,7 @@ func (g *Group) keepUpdate(ref string, private []byte, signer mls.Signer) {
 
 // restore fixes what rebuilds an own commit after a restart: its path's first
 // secret and leaf key, and its messages.
-func (t *Transition) restore(a *mls.AuthenticatedContent, fresh *path) {
+func (t *Transition) restore(a *mls.AuthenticatedContent, fresh *path, psk []byte) {
 	b := codec.AppendVec(nil, a.Raw())
 	b = codec.AppendOptional(b, t.Staged.Path != nil)
 	if t.Staged.Path != nil {
@@ -296,7 +299,7 @@ func (t *Transition) restore(a *mls.AuthenticatedContent, fresh *path) {
 		b = codec.AppendVec(b, t.next.keys[2*t.Staged.Committer].private)
 	}
 	b = codec.AppendVec(codec.AppendVec(b, t.Welcome), t.RatchetTree)
-	b = codec.AppendVec(b, t.Commit)
+	b = codec.AppendVec(codec.AppendVec(b, t.Commit), psk)
 	t.restored = b
 }
 
@@ -312,6 +315,7 @@ func (g *Group) restorePending(b []byte, signers func([]byte) (mls.Signer, bool)
 	// The transition erases what it is rebuilt from: the rest outlives it.
 	t := &Transition{from: g.number, signer: g.signer, restored: b,
 		Welcome: append([]byte(nil), r.Vec()...), RatchetTree: append([]byte(nil), r.Vec()...), Commit: append([]byte(nil), r.Vec()...)}
+	psk := r.Vec() // kept because the keys that it is made of may be gone by then
 	if err := r.Finish(); err != nil {
 		return mls.WireError(err)
 	}
@@ -342,11 +346,8 @@ func (g *Group) restorePending(b []byte, signers func([]byte) (mls.Signer, bool)
 		}
 		t.signer = signer
 	}
-	secrets, joiner, psk, err := g.schedule(t.Staged, g.secrets.Init, commitSecret)
-	if err != nil {
-		return err
-	}
-	secret.Wipe(joiner, psk, commitSecret)
+	secrets, joiner := g.schedule(t.Staged, g.secrets.Init, commitSecret, psk)
+	secret.Wipe(joiner, commitSecret)
 	if !g.confirms(t.Staged, secrets, t.tag) {
 		return mls.Refuse(mls.RuleConfirmationTag, "the own commit does not confirm")
 	}

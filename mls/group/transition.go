@@ -33,6 +33,14 @@ type Transition struct {
 	dropped  bool
 }
 
+// Drop erases a transition that is not to be merged. One of an own commit is
+// dropped with Discard.
+func (g *Group) Drop(t *Transition) {
+	if t != g.pending && !t.dropped {
+		t.drop(g.keys)
+	}
+}
+
 // drop erases what a transition that is not merged holds beside keep.
 func (t *Transition) drop(keep privateKeys) {
 	if t.next.secrets != nil {
@@ -47,14 +55,11 @@ func (t *Transition) drop(keep privateKeys) {
 func (g *Group) zeroSecret() []byte { return make([]byte, g.params.HashSize()) }
 
 // schedule derives the secrets of the epoch that st begins, RFC 9420 §8, and
-// returns its joiner_secret and psk_secret for a Welcome.
-func (g *Group) schedule(st *mls.Staged, initSecret, commitSecret []byte) (e *secret.Epoch, joiner, psk []byte, err error) {
-	if psk, err = g.config.pskSecret(g.params, st.PSKs, g); err != nil {
-		return nil, nil, nil, err
-	}
+// returns its joiner_secret for a Welcome.
+func (g *Group) schedule(st *mls.Staged, initSecret, commitSecret, psk []byte) (e *secret.Epoch, joiner []byte) {
 	context := st.ContextBytes()
 	joiner = secret.Joiner(g.params, initSecret, commitSecret, context)
-	return secret.Derive(g.params, joiner, psk, context), joiner, psk, nil
+	return secret.Derive(g.params, joiner, psk, context), joiner
 }
 
 // stage checks a received commit with the secrets, RFC 9420 §12.4.2, beyond
@@ -91,10 +96,11 @@ func (g *Group) follow(a *mls.AuthenticatedContent, st *mls.Staged) (*Transition
 	if err != nil {
 		return nil, err
 	}
-	secrets, joiner, psk, err := g.schedule(st, initSecret, commitSecret)
+	psk, err := g.config.pskSecret(g.params, st.PSKs, g)
 	if err != nil {
 		return nil, err
 	}
+	secrets, joiner := g.schedule(st, initSecret, commitSecret, psk)
 	secret.Wipe(joiner, psk, commitSecret)
 	if st.KEMOutput != nil {
 		secret.Wipe(initSecret)
@@ -170,7 +176,7 @@ func (g *Group) Discard() {
 // not a small record: the caller keeps a Snapshot before it tells anybody.
 func (g *Group) Merge(t *Transition) error {
 	switch {
-	case t.dropped || t.from != g.number || g.status != Active:
+	case t.dropped || !t.Staged.From(g.public) || g.status != Active:
 		return ErrStale
 	case t.Removed:
 		g.leave(Removed)
@@ -178,8 +184,7 @@ func (g *Group) Merge(t *Transition) error {
 	}
 	old := g.epoch
 	g.epoch = t.next
-	g.public = t.Staged.Next(t.tag)
-	g.context, g.number, g.tree = g.public.ContextBytes(), g.public.Epoch(), g.public.Tree()
+	g.describe(t.Staged.Next(t.tag))
 	g.keys = g.keys.retain(g.tree)
 	// The context was read when the commit was: reading it again cannot fail.
 	if err := g.enter(g); err != nil {
@@ -192,7 +197,8 @@ func (g *Group) Merge(t *Transition) error {
 	secret.Wipe(t.restored)
 	g.forgetUpdates()
 	g.pending = nil
-	g.sent, g.ahead, g.changes, g.journal = 0, [2]uint32{}, nil, false
+	g.sent, g.ahead = 0, [2]uint32{}
+	g.endJournal()
 	if t.Staged.ReInit != nil {
 		g.status, g.reinit = Reinitialized, t.Staged.ReInit
 	}
@@ -238,7 +244,7 @@ func (g *Group) forget(n int) {
 func (g *Group) ForgetPast(n int) {
 	if len(g.past) > n {
 		g.forget(n)
-		g.changes, g.journal = nil, false
+		g.endJournal()
 	}
 }
 
@@ -254,7 +260,7 @@ func (g *Group) forgetUpdates() {
 	g.updates, g.signers = nil, nil
 }
 
-// leave ends the membership and erases what it is not needed to read late
+// leave ends the membership and erases what is not needed to read late
 // messages, RFC 9420 §12.4.2.
 func (g *Group) leave(s Status) {
 	g.status = s
@@ -271,7 +277,7 @@ func (g *Group) leave(s Status) {
 	g.exporter.Wipe()
 	g.exporter = secret.NewExporterTree(g.params, g.zeroSecret())
 	g.ratchets.RetireHandshake()
-	g.changes, g.journal = nil, false
+	g.endJournal()
 }
 
 // Event is what Process found in a message: one of its fields is set.
