@@ -87,7 +87,7 @@ func (g *Group) recordOpened(epoch uint64, kind secret.Content, leaf, generation
 	b = append(codec.Uint64(b, epoch), byte(kind))
 	g.changes = codec.Uint32(codec.Uint32(b, leaf), generation)
 	if len(g.changes) > maxChanges {
-		g.changes, g.journal = nil, false
+		g.endJournal()
 	}
 }
 

@@ -50,15 +50,8 @@ func (g *Group) Seal(dst, plaintext, authenticatedData []byte) ([]byte, error) {
 		return nil, err
 	}
 	m := mls.PrivateMessage{GroupID: g.ID(), Epoch: g.number, ContentType: mls.ContentApplication, AuthenticatedData: authenticatedData}
-	// The FramedContentTBS of an application message, written out: this is
-	// the path that every message takes.
-	b := codec.Uint16(codec.Uint16(g.scratch[:0], uint16(mls.Version10)), uint16(mls.WirePrivate))
-	b = codec.Uint64(codec.AppendVec(b, m.GroupID), m.Epoch)
-	b = codec.Uint32(append(b, byte(mls.SenderMember)), g.self)
-	b = append(codec.AppendVec(b, authenticatedData), byte(mls.ContentApplication))
-	b = append(codec.AppendVec(b, plaintext), g.context...)
-	g.scratch = b
-	signature, err := g.signMessage(b)
+	g.scratch = g.epoch.appendTBS(g.scratch[:0], &m, g.self, plaintext)
+	signature, err := g.signMessage(g.scratch)
 	if err != nil {
 		return nil, err
 	}
@@ -209,6 +202,16 @@ func (g *Group) Open(m *mls.Message) (*Application, error) {
 	return app, nil
 }
 
+// appendTBS appends the FramedContentTBS of an application message, RFC 9420
+// §6.1, written out: this is the path that every message takes.
+func (e *epoch) appendTBS(dst []byte, m *mls.PrivateMessage, sender uint32, data []byte) []byte {
+	dst = codec.Uint16(codec.Uint16(dst, uint16(mls.Version10)), uint16(mls.WirePrivate))
+	dst = codec.Uint64(codec.AppendVec(dst, m.GroupID), m.Epoch)
+	dst = codec.Uint32(append(dst, byte(mls.SenderMember)), sender)
+	dst = append(codec.AppendVec(dst, m.AuthenticatedData), byte(mls.ContentApplication))
+	return append(codec.AppendVec(dst, data), e.context...)
+}
+
 // verifyApplication reads a PrivateMessageContent of application data and
 // checks its signature, RFC 9420 §6.1 and §6.3.1. It is written out because
 // every message takes this path: one pass, one copy.
@@ -223,13 +226,8 @@ func (g *Group) verifyApplication(e *epoch, p *mls.PrivateMessage, sender uint32
 	if err := r.Finish(); err != nil {
 		return nil, mls.WireError(err)
 	}
-	b := codec.Uint16(codec.Uint16(g.scratch[:0], uint16(mls.Version10)), uint16(mls.WirePrivate))
-	b = codec.Uint64(codec.AppendVec(b, p.GroupID), p.Epoch)
-	b = codec.Uint32(append(b, byte(mls.SenderMember)), sender)
-	b = append(codec.AppendVec(b, p.AuthenticatedData), byte(mls.ContentApplication))
-	b = append(codec.AppendVec(b, data), e.context...)
-	g.scratch = b
-	if !g.params.Verify(e.signatureKey(sender), labelContent, b, signature) {
+	g.scratch = e.appendTBS(g.scratch[:0], p, sender, data)
+	if !g.params.Verify(e.signatureKey(sender), labelContent, g.scratch, signature) {
 		return nil, mls.Refuse(mls.RuleContentSignature, "the key of leaf %d does not verify it", sender)
 	}
 	if err := e.checkFraming(data, p.AuthenticatedData); err != nil {
@@ -330,13 +328,8 @@ func (g *Group) currentEpoch(groupID []byte, number uint64) (*epoch, error) {
 
 // ratchetError gives a ratchet's refusal its rule.
 func ratchetError(err error) error {
-	switch {
-	case errors.Is(err, secret.ErrReplay):
-		return mls.Refuse(mls.RuleReplay, "%w", err)
-	case errors.Is(err, secret.ErrTooFar):
-		return mls.Refuse(mls.RuleRatchetDistance, "%w", err)
-	case errors.Is(err, secret.ErrExhausted):
-		return mls.Refuse(mls.RuleGenerationExhausted, "%w", err)
+	if e, ok := errors.AsType[*secret.Error](err); ok && e.Rule != 0 {
+		return mls.Refuse(mls.Rule(e.Rule), "%w", err)
 	}
 	return err
 }

@@ -91,6 +91,9 @@ func checkOrigin(public *mls.PublicGroup, from *Group, psks []mls.PreSharedKeyID
 		}
 		return checkBranch(public, from)
 	}
+	if from != nil { // RFC 9420 §11.2, §11.3: the resumption key is what ties the two
+		return mls.Refuse(mls.RuleWelcomePSK, "nothing ties the group to the one that it is to follow")
+	}
 	return nil
 }
 
