@@ -143,7 +143,7 @@ func envNumber(t *testing.T, name string, otherwise int) int {
 // client being the creator's.
 func runMLS(t *testing.T, programs mlsProgramTable, suite int, creator string, names ...string) {
 	seed, ops := envNumber(t, "ISTHMUS_MLS_SEED", mlsSeed), envNumber(t, "ISTHMUS_MLS_OPS", mlsOps)
-	r := &mlsRun{t: t, suite: suite, rng: rand.New(rand.NewPCG(uint64(seed), uint64(suite))), kinds: map[string]int{}}
+	r := &mlsRun{t: t, suite: suite, rng: rand.New(rand.NewPCG(uint64(seed), uint64(10*suite+slices.Index(names, creator)))), kinds: map[string]int{}}
 	start := time.Now()
 	for _, name := range names {
 		r.peers = append(r.peers, startMLSPeer(t, programs, name))

@@ -260,7 +260,7 @@ func (t *peerTool) do(q *peerRequest, a *peerAnswer) error {
 		return err
 	}
 	c.store(c.groups[string(q.Group)]) // another than g after a restart
-	if a.State == nil { // else the operation was about another group as well
+	if a.State == nil {                // else the operation was about another group as well
 		a.State = stateOf(g)
 	}
 	return nil
