@@ -114,9 +114,7 @@ func (g *GroupInfo) ExternalPub() ([]byte, error) {
 	if !ok {
 		return nil, nil
 	}
-	r := codec.NewReader(data)
-	key := r.Vec()
-	return key, WireError(r.Finish())
+	return ParseExternalPub(data)
 }
 
 func readGroupInfo(r *codec.Reader) *GroupInfo {

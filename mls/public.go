@@ -229,10 +229,6 @@ func (g *PublicGroup) Policy() *Policy { return g.policy }
 // §12.4.2: nothing more is sent in such a group.
 func (g *PublicGroup) Reinitialized() *ReInit { return g.reinit }
 
-// RequiresSafeAAD reports whether authenticated data of this group is framed,
-// draft-ietf-mls-extensions-10 §4.9.
-func (g *PublicGroup) RequiresSafeAAD() bool { return g.demands.safeAAD }
-
 // ExternalSenders are those that the GroupContext lists, by their index.
 func (g *PublicGroup) ExternalSenders() []ExternalSender { return g.demands.senders }
 
