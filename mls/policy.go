@@ -30,7 +30,8 @@ type Policy struct {
 	// Authenticate accepts a credential for a signature key, and as the
 	// successor of the credential that it replaces, RFC 9420 §5.3.1. It is
 	// called for every leaf that comes in by any way: of a proposal that is
-	// sent before its commit, once when it arrives and once in the commit.
+	// sent before its commit, when it arrives and again in the commit; who
+	// composes a commit asks first, and leaves out what is refused then.
 	// Without it all credentials are accepted, but the one of a resync has to
 	// be equal to that of the leaf it removes.
 	Authenticate func(LeafChange) error

@@ -1,7 +1,12 @@
 package mls
 
+import (
+	"bytes"
+	"slices"
+)
+
 // maxDrops bounds how often Compose tries a list again without the proposal
-// that spoilt it.
+// that spoilt it, before it gives up all of a kind.
 const maxDrops = 64
 
 // Compose chooses what a commit by this sender holds: the given proposals by
@@ -11,18 +16,78 @@ const maxDrops = 64
 // changes of one leaf, a Remove is taken before an Update and the last Update
 // before earlier ones; of several ReInit or GroupContextExtensions, the last.
 // A ReInit waits while anything else is there. An external commit only takes
-// SelfRemoves. It also says whether the commit needs a path. That the values
-// are valid themselves shows in Plan.
+// SelfRemoves. What is refused in the list is left out, and what it displaced
+// comes back; if there is no end of it, all proposals of strangers are left
+// out, then all but Removes: nobody holds back a Remove by what else they send.
+// It also says whether the commit needs a path. That the values are valid
+// themselves shows in Plan.
 func (g *PublicGroup) Compose(sender Sender, keep func(*PendingProposal) bool, values ...*Proposal) ([]ProposalOrRef, bool) {
-	c := composer{g: g, sender: sender, latest: make(map[uint32]int)}
-	c.take(values)
+	c := composer{g: g, sender: sender}
 	for _, n := range g.pending.list {
 		if n != nil && (keep == nil || keep(n)) {
 			c.waiting = append(c.waiting, n)
 		}
 	}
+	list := c.list(values)
+	if sender.Type == SenderMember {
+		list = c.settle(list, values)
+	}
+	return list, g.needsPath(sender, list)
+}
+
+// settle plans the list and leaves out, one after the other, pending proposals
+// that are refused in it. Each round keeps fewer kinds of them.
+func (c *composer) settle(list []ProposalOrRef, values []*Proposal) []ProposalOrRef {
+	rounds := [...]func(*PendingProposal) bool{
+		func(n *PendingProposal) bool { return n.Sender.Type == SenderNewMemberProposal },
+		func(n *PendingProposal) bool { return n.Proposal.Type != ProposalRemove },
+		func(*PendingProposal) bool { return true },
+	}
+	for _, leaveOut := range rounds {
+		for range maxDrops {
+			if len(list) == len(values) {
+				return list
+			}
+			at, err := c.try(list)
+			if err == nil {
+				return list
+			}
+			if at < 0 || list[at].Proposal != nil {
+				break // a value is refused, by itself or beside one that waits
+			}
+			c.drop(list[at].Ref)
+			list = c.list(values)
+		}
+		c.waiting = slices.DeleteFunc(c.waiting, leaveOut)
+		list = c.list(values)
+	}
+	return list
+}
+
+// try plans a list, and returns the place of what is refused in it, or -1.
+func (c *composer) try(list []ProposalOrRef) (int, error) {
+	p, err := c.g.plan(c.sender, list, nil)
+	if err == nil {
+		p.search = true
+		err = p.finish()
+	}
+	return p.at, err
+}
+
+// drop takes out a pending proposal that spoils the list, so that those it
+// displaced are chosen instead.
+func (c *composer) drop(ref []byte) {
+	c.waiting = slices.DeleteFunc(c.waiting, func(n *PendingProposal) bool { return bytes.Equal(n.Ref, ref) })
+}
+
+// list chooses among those that wait. Those of members come first, then those
+// of external senders: of two that exclude each other the later is dropped.
+func (c *composer) list(values []*Proposal) []ProposalOrRef {
+	c.latest = make(map[uint32]int)
+	c.take(values)
 	c.prefer()
 	refs := c.choose()
+	slices.SortStableFunc(refs, func(a, b *PendingProposal) int { return int(a.Sender.Type) - int(b.Sender.Type) })
 	list := make([]ProposalOrRef, 0, len(refs)+len(values))
 	for _, n := range refs {
 		list = append(list, ProposalOrRef{Ref: n.Ref})
@@ -30,10 +95,7 @@ func (g *PublicGroup) Compose(sender Sender, keep func(*PendingProposal) bool, v
 	for _, p := range values {
 		list = append(list, ProposalOrRef{Proposal: p})
 	}
-	if len(refs) > 0 && sender.Type == SenderMember {
-		list = c.try(list)
-	}
-	return list, g.needsPath(sender, list)
+	return list
 }
 
 // composer is a list of proposals in the making.
@@ -135,7 +197,7 @@ func (c *composer) choose() []*PendingProposal {
 
 // fits reports whether a pending proposal goes with those preferred to it.
 func (c *composer) fits(i int, n *PendingProposal) bool {
-	if c.sender.Type != SenderMember && n.Proposal.Type != ProposalSelfRemove {
+	if c.sender.Type != SenderMember && (n.Proposal.Type != ProposalSelfRemove || !c.g.allSupport(ProposalSelfRemove)) {
 		return false
 	}
 	if leaf, changes := n.changed(); changes {
@@ -157,29 +219,9 @@ func (c *composer) fits(i int, n *PendingProposal) bool {
 	return true
 }
 
-// try plans the list and leaves out, one after the other, pending proposals
-// that are refused in it; all of them if there is no end of it.
-func (c *composer) try(list []ProposalOrRef) []ProposalOrRef {
-	for range maxDrops {
-		p, err := c.g.plan(c.sender, list, nil)
-		if err == nil {
-			err = p.applyComponents()
-		}
-		if err == nil {
-			return list
-		}
-		if p.at < 0 || list[p.at].Proposal != nil {
-			break
-		}
-		list = append(list[:p.at:p.at], list[p.at+1:]...)
-	}
-	var values []ProposalOrRef
-	for _, e := range list {
-		if e.Proposal != nil {
-			values = append(values, e)
-		}
-	}
-	return values
+// allSupport reports whether every member supports a type of proposal.
+func (g *PublicGroup) allSupport(t ProposalType) bool {
+	return g.tree.EveryMember(func(c Capabilities) bool { return c.SupportsProposal(t) })
 }
 
 // needsPath: RFC 9420 §12.4.

@@ -3,6 +3,7 @@ package mls
 import (
 	"bytes"
 	"slices"
+	"sort"
 )
 
 // apply applies the list to a clone of the tree: RFC 9420 §12.3. Removes come
@@ -206,24 +207,28 @@ func (st *Staged) checkAllFormats() error {
 func (p *plan) finish() error {
 	st := p.st
 	for n, i := range p.updates {
+		p.at = i
 		if err := p.g.authenticateProposal(st.Entries[i].Proposal, st.Entries[i].Sender, st.Updated[n]); err != nil {
 			return refuse(RuleUpdate, "%w", err)
 		}
 	}
 	for n, i := range p.adds {
+		p.at = i
 		if err := p.g.authenticateProposal(st.Entries[i].Proposal, st.Entries[i].Sender, st.Added[n]); err != nil {
 			return refuse(RuleAdd, "%w", err)
 		}
 	}
+	p.at = -1
 	return p.applyComponents()
 }
 
 // componentUpdate is what a list does to one component's data.
 type componentUpdate struct {
 	id      ComponentID
-	entry   int // the one to leave out if they do not go together
+	entry   int // the one to leave out if they do not go together: the last, or the last that removes
 	removes int
 	updates [][]byte
+	entries []int // of updates
 }
 
 // applyComponents applies AppDataUpdate proposals, after all others:
@@ -252,6 +257,7 @@ func (p *plan) applyComponents() error {
 		} else {
 			next, err := p.g.policy.Components(u.id, current, present, u.updates)
 			if err != nil {
+				p.blame(&u, current, present)
 				return refuse(RuleAppDataUpdate, "component %d: %w", u.id, err)
 			}
 			values[u.id] = next
@@ -259,6 +265,19 @@ func (p *plan) applyComponents() error {
 		st.Components = append(st.Components, u.id)
 	}
 	return st.setComponents(values)
+}
+
+// blame finds, of updates that a component refused, the first that it does not
+// take after those before it.
+func (p *plan) blame(u *componentUpdate, current []byte, present bool) {
+	if !p.search {
+		return
+	}
+	n := sort.Search(len(u.updates)-1, func(n int) bool {
+		_, err := p.g.policy.Components(u.id, current, present, u.updates[:n+1])
+		return err != nil
+	})
+	p.at = u.entries[n]
 }
 
 // componentUpdates gathers the updates by component, in order of first appearance.
@@ -271,13 +290,17 @@ func (p *plan) componentUpdates() []componentUpdate {
 		if !ok {
 			n = len(out)
 			place[u.Component] = n
-			out = append(out, componentUpdate{id: u.Component, entry: i})
+			out = append(out, componentUpdate{id: u.Component})
 		}
 		if u.Operation == AppDataRemove {
 			out[n].entry = i
 			out[n].removes++
 		} else {
+			if out[n].removes == 0 {
+				out[n].entry = i
+			}
 			out[n].updates = append(out[n].updates, u.Data)
+			out[n].entries = append(out[n].entries, i)
 		}
 	}
 	return out

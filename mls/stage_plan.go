@@ -11,6 +11,7 @@ type plan struct {
 	joiner *LeafNode
 	at     int // place of the entry that is looked at; -1: none
 	checks checks
+	search bool // whoever composes wants to know which entry is to blame
 
 	// The entries by kind, each as its place in the list, in its order.
 	extensions []int // GroupContextExtensions
