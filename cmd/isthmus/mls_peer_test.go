@@ -326,6 +326,9 @@ func TestMLSPeerProposals(t *testing.T) {
 	}
 	// A custom proposal reaches the application of whoever takes the commit.
 	p.both(t, "bob", p.must(t, "propose_custom", with("alice", mlsFields{"type": peerCustomType, "data": []byte("custom")})))
+	for _, built := range []int{1, 2, 5} { // types that have a field of their own
+		p.refuses(t, 0, "propose_custom", with("alice", mlsFields{"type": built}))
+	}
 	p.refuses(t, mls.RuleCustomProposal, "propose_custom", with("alice", mlsFields{"type": 0xf100}))
 	b := p.both(t, "alice", p.must(t, "commit", at("bob")))
 	if len(b.Custom) != 1 || string(b.Custom[0].Data) != "custom" || b.Custom[0].Sender != 0 {

@@ -298,12 +298,23 @@ func (c *peerClient) proposeExternal(q *peerRequest, a *peerAnswer) error {
 	case q.Member != nil:
 		p = group.Remove(*q.Member)
 	case q.Type != 0:
-		p = &mls.Proposal{Type: mls.ProposalType(q.Type), Data: q.Data}
+		if p, err = customProposal(q); err != nil {
+			return err
+		}
 	default:
 		return errors.New("an external proposal without key_package, member or type")
 	}
 	a.Proposal, err = group.ProposeExternal(id.Signer, q.Index, p, q.Group, q.Epoch, q.AAD)
 	return err
+}
+
+// customProposal is one of a type that has no fields but data.
+func customProposal(q *peerRequest) (*mls.Proposal, error) {
+	t := mls.ProposalType(q.Type)
+	if t.Default() || t == 0 {
+		return nil, fmt.Errorf("a proposal of type %d is not a custom one", t)
+	}
+	return &mls.Proposal{Type: t, Data: q.Data}, nil
 }
 
 func readPackage(message []byte) (*mls.KeyPackage, error) {

@@ -63,7 +63,7 @@ var groupOps = map[string]func(c *peerClient, g *group.Group, q *peerRequest, a 
 		return &mls.Proposal{Type: mls.ProposalSelfRemove}, nil
 	}),
 	"propose_custom": proposing(func(_ *group.Group, q *peerRequest) (*mls.Proposal, error) {
-		return &mls.Proposal{Type: mls.ProposalType(q.Type), Data: q.Data}, nil
+		return customProposal(q)
 	}),
 	"reinit_group": func(c *peerClient, g *group.Group, q *peerRequest, a *peerAnswer) error {
 		r := g.Successor()
