@@ -180,19 +180,6 @@ func ParseComponentsList(b []byte) (List, error) { return parseList(b) }
 // ComponentsList is the encoding of a ComponentsList, draft-ietf-mls-extensions-10 §5.
 func ComponentsList(ids ...ComponentID) []byte { return NewList(ids...).AppendTo(nil) }
 
-// AppendTo appends the encoding: a vector of 16-bit numbers.
-func (l List) AppendTo(dst []byte) []byte { return codec.AppendVec(dst, []byte(l)) }
-
-// parseList reads a vector of 16-bit numbers and nothing after it.
-func parseList(b []byte) (List, error) {
-	r := codec.NewReader(b)
-	l := readList(&r)
-	if err := r.Finish(); err != nil {
-		return nil, WireError(err)
-	}
-	return l, nil
-}
-
 // componentBase is the base_label of a ComponentOperationLabel.
 const componentBase = "MLS Component"
 

@@ -1,62 +1,10 @@
 package mls
 
 import (
-	"iter"
 	"slices"
 
 	"github.com/isthmus-chat/isthmus/mls/internal/codec"
 )
-
-// List is a list of 16-bit numbers, as it stands on the wire.
-type List []byte
-
-// NewList makes a list.
-func NewList[T ~uint16](values ...T) List {
-	out := make(List, 0, 2*len(values))
-	for _, v := range values {
-		out = codec.Uint16(out, uint16(v))
-	}
-	return out
-}
-
-// Len is the number of entries.
-func (l List) Len() int { return len(l) / 2 }
-
-// At is entry i.
-func (l List) At(i int) uint16 { return uint16(l[2*i])<<8 | uint16(l[2*i+1]) }
-
-// Has reports whether v is an entry.
-func (l List) Has(v uint16) bool {
-	for i := 0; i+1 < len(l); i += 2 {
-		if l[i] == byte(v>>8) && l[i+1] == byte(v) {
-			return true
-		}
-	}
-	return false
-}
-
-// All ranges over the entries.
-func (l List) All() iter.Seq[uint16] {
-	return func(yield func(uint16) bool) {
-		for i := range l.Len() {
-			if !yield(l.At(i)) {
-				return
-			}
-		}
-	}
-}
-
-// readList reads a vector of 16-bit numbers.
-func readList(r *codec.Reader) List {
-	b := r.Vec()
-	if len(b)%2 != 0 {
-		r.Fail(int(RuleLength), "a list of 16-bit numbers has an odd length")
-	}
-	if len(b) > 2*MaxList {
-		r.Fail(int(RuleBounds), "a list of numbers is too long")
-	}
-	return List(b)
-}
 
 // Capabilities is what a client understands, RFC 9420 §7.2. It holds the
 // encoding, which its methods read: a tree keeps one for each distinct
@@ -74,6 +22,9 @@ func NewCapabilities(versions []Version, suites []Suite, extensions []ExtensionT
 	raw = codec.AppendVec(raw, []byte(NewList(credentials...)))
 	return Capabilities{raw}
 }
+
+// IsZero reports whether these are no capabilities at all, not even empty lists.
+func (c Capabilities) IsZero() bool { return c.raw == nil }
 
 func readCapabilities(r *codec.Reader) Capabilities {
 	from := r.Offset()
@@ -388,14 +339,3 @@ func readParentNode(r *codec.Reader) *ParentNode {
 	r.Join(&in)
 	return p
 }
-
-// WireError turns a codec's error into a refusal with its rule.
-func WireError(err error) error {
-	if e, ok := err.(*codec.Error); ok {
-		return &Error{Rule: Rule(e.Rule), Detail: e.Error()}
-	}
-	return err
-}
-
-// IsZero reports whether these are no capabilities at all, not even empty lists.
-func (c Capabilities) IsZero() bool { return c.raw == nil }

@@ -525,6 +525,14 @@ func refuse(r Rule, format string, args ...any) error {
 // of fmt.Errorf; what is given to %w becomes the cause.
 func Refuse(r Rule, format string, args ...any) error { return refuse(r, format, args...) }
 
+// WireError turns a codec's error into a refusal with its rule.
+func WireError(err error) error {
+	if e, ok := err.(*codec.Error); ok {
+		return &Error{Rule: Rule(e.Rule), Detail: e.Error()}
+	}
+	return err
+}
+
 // RuleOf is the rule that err names, or 0 if it names none. Of several in its
 // chain it is the outermost; errors.Is finds the others.
 func RuleOf(err error) Rule {
