@@ -12,7 +12,11 @@ FUZZTIME ?= 5s
 SERVERS := ./bridges/irc ./bridges/matrix ./store
 COMMAND := ./cmd/isthmus
 
-.PHONY: run build test install vet unit peers fuzz bench
+# Runs by name and count: a line for each official vector file, and for each
+# pair of MLS implementations.
+NAMED := grep -E '^(ok|FAIL|panic)|^ +--- |_test.go:'
+
+.PHONY: run build test install vet unit vectors peers interop fuzz bench
 
 run:
 	go run ./cmd/isthmus serve
@@ -20,7 +24,7 @@ run:
 build:
 	CGO_ENABLED=0 go build -trimpath -o isthmus ./cmd/isthmus
 
-test: vet unit peers fuzz
+test: vet unit vectors peers interop fuzz
 
 install:
 	.ci/install
@@ -32,12 +36,18 @@ vet: install
 unit: vet
 	go test -race -timeout 10m $$(go list ./... | grep -v -x -F -f <(go list $(SERVERS) $(COMMAND)))
 
-peers: unit
+vectors: unit
+	go test -v -run Vector ./mls/... | $(NAMED) | grep -v '^        '
+
+peers: vectors
 	go test -race -p 1 -timeout 20m $(SERVERS)
-	go test -timeout 30m $(COMMAND)
+	go test -timeout 30m -skip TestMLSInterop $(COMMAND)
+
+interop: peers
+	go test -v -timeout 30m -run TestMLSInterop $(COMMAND) | $(NAMED)
 
 # The targets are found, so that a new one cannot be forgotten.
-fuzz: peers
+fuzz: interop
 	for pkg in $$(go list ./...); do \
 		for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 			echo "fuzz $$pkg $$target"; \

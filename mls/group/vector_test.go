@@ -65,6 +65,7 @@ func vectors[T any](t *testing.T, name string, run func(t *testing.T, v *T)) {
 		if len(list) == 0 {
 			t.Fatal("no entries")
 		}
+		t.Logf("%s: %d entries", name, len(list))
 		for i := range list {
 			t.Run(fmt.Sprint(i), func(t *testing.T) { run(t, &list[i]) })
 		}
