@@ -156,3 +156,32 @@ func TestComposeRevoked(t *testing.T) {
 		t.Errorf("added %v, updated %v", st.Added, st.Updated)
 	}
 }
+
+// RFC 9420 §7.3: the time is the sender's to check: who was offline follows a
+// commit however late, and commits no key package that has expired meanwhile.
+func TestLifetimeReceived(t *testing.T) {
+	now := uint64(1500)
+	k := newKit(t, 2, &Policy{Now: func() uint64 { return now }}, nil)
+	pending, entry := k.add(nil, nil)
+	a := k.commit(0, []ProposalOrRef{entry}, nil)
+	now = 2001
+	ref := k.propose(1, &Proposal{Type: ProposalAdd, Add: pending.keyPackage(t, nil, nil)})
+	k.breaks(k.g.CheckSending(entry.Proposal), k.g.AppendTo(nil), RuleAdd, RuleLifetime)
+	for _, e := range []ProposalOrRef{entry, ref} {
+		_, err := k.g.Plan(Sender{SenderMember, 0}, []ProposalOrRef{e}, nil)
+		k.breaks(err, k.g.AppendTo(nil), RuleAdd, RuleLifetime)
+	}
+	if st := k.composed(); len(st.Added) != 0 {
+		t.Error("RFC 9420 §7.3: an expired key package is committed")
+	}
+	strict := *k.g.policy
+	strict.CheckReceivedLifetimes = true
+	lenient := k.g.policy
+	k.g.policy = &strict
+	_, err := k.g.Stage(a)
+	k.breaks(err, k.g.AppendTo(nil), RuleAdd, RuleLifetime)
+	k.g.policy = lenient
+	if st := k.apply(a); len(st.Added) != 1 {
+		t.Errorf("added %v", st.Added)
+	}
+}

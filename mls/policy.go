@@ -40,8 +40,13 @@ type Policy struct {
 	// apart.
 	Client func(*LeafNode) string
 	// Now is the time in seconds since the UNIX epoch against which lifetimes
-	// of key packages are checked when they are added; without it they are not.
+	// of key packages are checked by who proposes or commits their Add, RFC
+	// 9420 §7.3; without it they are not.
 	Now func() uint64
+	// CheckReceivedLifetimes has Now also judge what is received. A delivery
+	// service may ask for it, before it hands out a commit. Members do not: who
+	// was offline would refuse a commit that all others have followed.
+	CheckReceivedLifetimes bool
 	// MaxLifetime is the longest lifetime of a key package in seconds, RFC
 	// 9420 §7.2; 0 allows any.
 	MaxLifetime uint64

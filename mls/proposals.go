@@ -136,6 +136,15 @@ func (g *PublicGroup) Propose(a *AuthenticatedContent) (*PendingProposal, error)
 	return p, nil
 }
 
+// CheckSending checks what RFC 9420 §7.3 demands of the sender of a proposal and
+// not of its receivers: that now is within the lifetime of a key package.
+func (g *PublicGroup) CheckSending(p *Proposal) error {
+	if p.Type == ProposalAdd && p.Add != nil && p.Add.Leaf != nil {
+		return g.checkAddLifetime(p.Add, true)
+	}
+	return nil
+}
+
 // signatures adds the signatures inside a proposal to what is verified.
 func (g *PublicGroup) signatures(c *checks, p *Proposal, sender Sender) {
 	switch p.Type {
@@ -215,11 +224,11 @@ func (g *PublicGroup) checkAdd(k *KeyPackage) error {
 	if err := g.checkPackage(k); err != nil {
 		return err
 	}
-	return g.checkAddLifetime(k)
+	return g.checkAddLifetime(k, false)
 }
 
-func (g *PublicGroup) checkAddLifetime(k *KeyPackage) error {
-	if err := g.policy.checkLifetime(k.Leaf.Lifetime); err != nil {
+func (g *PublicGroup) checkAddLifetime(k *KeyPackage, sending bool) error {
+	if err := g.policy.checkLifetime(k.Leaf.Lifetime, sending); err != nil {
 		return refuse(RuleAdd, "%w", err)
 	}
 	return nil

@@ -66,7 +66,7 @@ func (c *composer) settle(list []ProposalOrRef, values []*Proposal) []ProposalOr
 
 // try plans a list, and returns the place of what is refused in it, or -1.
 func (c *composer) try(list []ProposalOrRef) (int, error) {
-	p, err := c.g.plan(c.sender, list, nil)
+	p, err := c.g.plan(c.sender, list, nil, true)
 	if err == nil {
 		p.search = true
 		err = p.finish()

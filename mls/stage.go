@@ -55,7 +55,7 @@ func (g *PublicGroup) Plan(sender Sender, list []ProposalOrRef, joiner *LeafNode
 	if g.reinit != nil {
 		return nil, refuse(RuleReinitialized, "the group was closed by a ReInit")
 	}
-	p, err := g.plan(sender, list, joiner)
+	p, err := g.plan(sender, list, joiner, true)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +98,7 @@ func (g *PublicGroup) StageBeside(a *AuthenticatedContent, beside ...func()) (*S
 	if c.Sender.Type == SenderNewMemberCommit && c.Commit.Path != nil {
 		joiner = c.Commit.Path.Leaf
 	}
-	p, err := g.plan(c.Sender, c.Commit.Proposals, joiner)
+	p, err := g.plan(c.Sender, c.Commit.Proposals, joiner, false)
 	if err != nil {
 		return nil, err
 	}

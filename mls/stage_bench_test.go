@@ -47,7 +47,7 @@ func BenchmarkPlanCreate(b *testing.B) {
 				list = append(list, entry)
 			}
 			for b.Loop() {
-				p, err := k.g.plan(Sender{SenderMember, 0}, list, nil)
+				p, err := k.g.plan(Sender{SenderMember, 0}, list, nil, true)
 				if err != nil || len(p.st.Added) != n-1 {
 					b.Fatal(err)
 				}

@@ -12,6 +12,7 @@ type plan struct {
 	at     int // place of the entry that is looked at; -1: none
 	checks checks
 	search bool // whoever composes wants to know which entry is to blame
+	sent   bool // the commit is one to be sent, and not received
 
 	// The entries by kind, each as its place in the list, in its order.
 	extensions []int // GroupContextExtensions
@@ -37,8 +38,8 @@ type parentKey struct {
 
 // plan checks a list and applies it. The signatures that are left to verify
 // are in the plan; finish comes after them.
-func (g *PublicGroup) plan(sender Sender, list []ProposalOrRef, joiner *LeafNode) (*plan, error) {
-	p := &plan{g: g, joiner: joiner, at: -1}
+func (g *PublicGroup) plan(sender Sender, list []ProposalOrRef, joiner *LeafNode, sent bool) (*plan, error) {
+	p := &plan{g: g, joiner: joiner, at: -1, sent: sent}
 	p.st = &Staged{Sender: sender, base: g, demands: g.demands, Committer: NoLeaf}
 	return p, p.make(list)
 }
@@ -151,13 +152,18 @@ func (p *plan) checkEntry(i int, e *Entry, packages []error) error {
 			return err
 		}
 	}
+	if p.sent {
+		if err := p.g.CheckSending(e.Proposal); err != nil {
+			return err
+		}
+	}
 	if e.Ref != nil || p.ownUpdate(e) {
 		return nil
 	}
 	var err error
 	if packages != nil && e.Proposal.Type == ProposalAdd {
 		if err = packages[i]; err == nil {
-			err = p.g.checkAddLifetime(e.Proposal.Add)
+			err = p.g.checkAddLifetime(e.Proposal.Add, false)
 		}
 	} else {
 		// The commit that makes a group out of another is its creator's first.

@@ -156,15 +156,17 @@ func checkReplaces(old, l *LeafNode) error {
 	return nil
 }
 
-// checkLifetime: RFC 9420 §7.2, §7.3: both ends are included.
-func (p *Policy) checkLifetime(t Lifetime) error {
+// checkLifetime: RFC 9420 §7.2, §7.3: both ends are included. The time is asked
+// for what is sent; for what is received it need not be, for the message may
+// have been on its way for long.
+func (p *Policy) checkLifetime(t Lifetime, sending bool) error {
 	if t.NotAfter < t.NotBefore {
 		return refuse(RuleLifetime, "it ends before it begins")
 	}
 	if p.MaxLifetime != 0 && t.NotAfter-t.NotBefore > p.MaxLifetime {
 		return refuse(RuleLifetime, "%d seconds are longer than the application allows", t.NotAfter-t.NotBefore)
 	}
-	if p.Now != nil {
+	if p.Now != nil && (sending || p.CheckReceivedLifetimes) {
 		if now := p.Now(); now < t.NotBefore || now > t.NotAfter {
 			return refuse(RuleLifetime, "%d is not within %d to %d", now, t.NotBefore, t.NotAfter)
 		}
@@ -188,7 +190,7 @@ func (k *KeyPackage) Verify(v Version, s Suite, p *Policy) error {
 	if err := k.CheckCapable(); err != nil {
 		return err
 	}
-	if err := p.checkLifetime(k.Leaf.Lifetime); err != nil {
+	if err := p.checkLifetime(k.Leaf.Lifetime, true); err != nil {
 		return err
 	}
 	var c checks

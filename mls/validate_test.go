@@ -33,8 +33,8 @@ var badKeyPackages = []struct {
 		l.Extensions = Extensions{{0xf777, nil}}
 	}},
 	{name: "§5.3 no certificate", rules: []Rule{RuleKeyPackageLeaf, RuleX509Key}, leaf: func(l *LeafNode) { l.Credential = X509Credential() }},
-	{name: "§7.2 lifetime ended", rules: []Rule{RuleLifetime}, policy: &Policy{Now: func() uint64 { return 2001 }}},
-	{name: "§7.2 lifetime to come", rules: []Rule{RuleLifetime}, policy: &Policy{Now: func() uint64 { return 999 }}},
+	{name: "§7.2 lifetime ended", rules: []Rule{RuleLifetime}, policy: &Policy{CheckReceivedLifetimes: true, Now: func() uint64 { return 2001 }}},
+	{name: "§7.2 lifetime to come", rules: []Rule{RuleLifetime}, policy: &Policy{CheckReceivedLifetimes: true, Now: func() uint64 { return 999 }}},
 	{name: "§7.2 lifetime too long", rules: []Rule{RuleLifetime}, policy: &Policy{MaxLifetime: 999}},
 	{name: "§7.2 lifetime reversed", rules: []Rule{RuleLifetime}, leaf: func(l *LeafNode) { l.Lifetime = Lifetime{2, 1} }},
 }
@@ -252,7 +252,7 @@ func TestManyKeyPackages(t *testing.T) {
 		}
 		k.g.policy = &Policy{Parallel: twoAtOnce}
 		if c.policy != nil {
-			k.g.policy = &Policy{Parallel: twoAtOnce, Now: c.policy.Now, MaxLifetime: c.policy.MaxLifetime}
+			k.g.policy = &Policy{Parallel: twoAtOnce, Now: c.policy.Now, MaxLifetime: c.policy.MaxLifetime, CheckReceivedLifetimes: true}
 		}
 		_, err := k.g.Stage(k.signCommit(0, append(list[:len(list):len(list)], entry), nil))
 		k.breaks(err, before, append([]Rule{RuleAdd}, c.rules...)...)

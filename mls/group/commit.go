@@ -98,6 +98,9 @@ func (g *Group) Propose(proposal *mls.Proposal, authenticatedData []byte) ([]byt
 	if g.status != Active {
 		return nil, ErrInactive
 	}
+	if err := g.public.CheckSending(proposal); err != nil {
+		return nil, err
+	}
 	// A SelfRemove is always public: also who has no secrets must see it,
 	// draft-ietf-mls-extensions-10.
 	a := &mls.AuthenticatedContent{WireFormat: g.wireFormat(proposal.Type == mls.ProposalSelfRemove), Content: mls.FramedContent{

@@ -347,7 +347,7 @@ func exercise(g *Group, message []byte) {
 func TestRestoreLater(t *testing.T) {
 	w := newWorld(t, testSuite, 8)
 	now, revoked := uint64(1000), false
-	policy := &mls.Policy{Now: func() uint64 { return now }, Authenticate: func(mls.LeafChange) error {
+	policy := &mls.Policy{Now: func() uint64 { return now }, CheckReceivedLifetimes: true, Authenticate: func(mls.LeafChange) error {
 		if revoked {
 			return errors.New("revoked")
 		}
