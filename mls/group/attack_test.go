@@ -28,7 +28,7 @@ type forgery struct {
 	content func(a *mls.AuthenticatedContent)                     // before it is signed
 	signed  func(st *mls.Staged) []byte                           // the GroupContext in what is signed
 	tag     func(tag []byte) []byte                               // confirmation_tag
-	secrets func(added int, s *GroupSecrets)                      // of the Welcome
+	secrets func(added int, s *groupSecrets)                      // of the Welcome
 	joiner  func(added int, k *mls.KeyPackage) *mls.KeyPackage    // for whom they are
 	info    func(i *mls.GroupInfo)                                // before it is signed
 	opened  func(info []byte) []byte                              // the GroupInfo before it is sealed
@@ -161,7 +161,7 @@ func (w *world) forgeWelcome(by *member, out *forged, tag []byte, fresh *path, j
 	sealed := g.params.Seal(nil, key, nonce, nil, or(f.opened, info.AppendTo(nil)))
 	welcome := &mls.Welcome{Suite: g.public.Context().Suite, EncryptedGroupInfo: sealed}
 	for i, k := range st.AddedPackages {
-		s := GroupSecrets{Joiner: joiner, PSKs: st.PSKs}
+		s := groupSecrets{Joiner: joiner, PSKs: st.PSKs}
 		if step, ok := stepOf(st.Steps, st.Added[i]); ok && st.Path != nil {
 			s.PathSecret = fresh.secrets[step]
 		}

@@ -296,7 +296,7 @@ func (g *Group) welcome(t *Transition, o *CommitOptions, fresh *path, joiner, ps
 	out := make([]mls.EncryptedGroupSecrets, len(st.Added))
 	err = g.config.parallel(len(out), func(i int) (err error) {
 		k := st.AddedPackages[i]
-		secrets := GroupSecrets{Joiner: joiner, PSKs: st.PSKs}
+		secrets := groupSecrets{Joiner: joiner, PSKs: st.PSKs}
 		if step, ok := stepOf(st.Steps, st.Added[i]); ok && st.Path != nil {
 			secrets.PathSecret = fresh.secrets[step]
 		}

@@ -243,8 +243,8 @@ func FuzzJoin(f *testing.F) {
 		case 1: // the GroupInfo
 			welcome = w.forge(by, o, forgery{opened: func(b []byte) []byte { return mutate(b, change) }}).welcome
 		case 2: // the group secrets
-			welcome = w.forge(by, o, forgery{secrets: func(_ int, s *GroupSecrets) {
-				if p, err := ParseGroupSecrets(mutate(s.AppendTo(nil), change)); err == nil {
+			welcome = w.forge(by, o, forgery{secrets: func(_ int, s *groupSecrets) {
+				if p, err := parseGroupSecrets(mutate(s.AppendTo(nil), change)); err == nil {
 					*s = *p
 				}
 			}}).welcome

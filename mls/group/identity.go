@@ -4,7 +4,6 @@ import (
 	"io"
 
 	"github.com/isthmus-chat/isthmus/mls"
-	"github.com/isthmus-chat/isthmus/mls/internal/codec"
 	"github.com/isthmus-chat/isthmus/mls/internal/hpke"
 	"github.com/isthmus-chat/isthmus/mls/internal/secret"
 	"github.com/isthmus-chat/isthmus/mls/internal/suite"
@@ -18,8 +17,8 @@ type keySigner struct {
 
 // NewSigner makes a signer of a private key in the suite's encoding: the seed
 // of Ed25519, Ed448 and ML-DSA, the scalar of ECDSA. Every scheme signs in its
-// deterministic form, so the reader is not read.
-func NewSigner(_ io.Reader, s mls.Suite, private []byte) (mls.Signer, error) {
+// deterministic form.
+func NewSigner(s mls.Suite, private []byte) (mls.Signer, error) {
 	params, err := s.Params()
 	if err != nil {
 		return nil, err
@@ -148,45 +147,3 @@ func (k *KeyPackage) Wipe() { secret.Wipe(k.initKey, k.encryption) }
 // Private is the pair of private keys, to be kept with the key package: the
 // init key's and the leaf's.
 func (k *KeyPackage) Private() (initKey, encryption []byte) { return k.initKey, k.encryption }
-
-// GroupSecrets is what a Welcome gives to one new member, RFC 9420 §12.4.3.1.
-type GroupSecrets struct {
-	Joiner     []byte // joiner_secret
-	PathSecret []byte // nil: absent
-	PSKs       []mls.PreSharedKeyID
-}
-
-// AppendTo appends the encoding.
-func (g *GroupSecrets) AppendTo(dst []byte) []byte {
-	dst = codec.AppendVec(dst, g.Joiner)
-	dst = codec.AppendOptional(dst, g.PathSecret != nil)
-	if g.PathSecret != nil {
-		dst = codec.AppendVec(dst, g.PathSecret)
-	}
-	dst, mark := codec.Begin(dst)
-	for i := range g.PSKs {
-		dst = g.PSKs[i].AppendTo(dst)
-	}
-	return codec.End(dst, mark)
-}
-
-// ParseGroupSecrets reads a GroupSecrets; it aliases b.
-func ParseGroupSecrets(b []byte) (*GroupSecrets, error) {
-	r := codec.NewReader(b)
-	g := &GroupSecrets{Joiner: r.Vec()}
-	if r.Optional() {
-		g.PathSecret = r.Vec()
-	}
-	in := r.Sub()
-	for in.Len() > 0 {
-		if len(g.PSKs) == mls.MaxPSKs {
-			in.Fail(int(mls.RuleBounds), "too many pre-shared keys")
-		}
-		g.PSKs = append(g.PSKs, mls.ReadPreSharedKeyID(&in))
-	}
-	r.Join(&in)
-	if err := r.Finish(); err != nil {
-		return nil, mls.WireError(err)
-	}
-	return g, nil
-}

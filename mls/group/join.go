@@ -4,6 +4,7 @@ import (
 	"bytes"
 
 	"github.com/isthmus-chat/isthmus/mls"
+	"github.com/isthmus-chat/isthmus/mls/internal/codec"
 	"github.com/isthmus-chat/isthmus/mls/internal/hpke"
 	"github.com/isthmus-chat/isthmus/mls/internal/secret"
 	"github.com/isthmus-chat/isthmus/mls/internal/suite"
@@ -120,7 +121,7 @@ func Join(c *Config, w *mls.Welcome, k *KeyPackage, o JoinOptions) (*Group, erro
 }
 
 // openSecrets finds and decrypts this member's part of a Welcome.
-func openSecrets(s *suite.Suite, w *mls.Welcome, k *KeyPackage) (*GroupSecrets, error) {
+func openSecrets(s *suite.Suite, w *mls.Welcome, k *KeyPackage) (*groupSecrets, error) {
 	ref, err := k.Package.Ref()
 	if err != nil {
 		return nil, err
@@ -141,7 +142,7 @@ func openSecrets(s *suite.Suite, w *mls.Welcome, k *KeyPackage) (*GroupSecrets, 
 	if err != nil {
 		return nil, mls.Refuse(mls.RuleWelcomeSecrets, "the group secrets do not open: %v", err)
 	}
-	return ParseGroupSecrets(plain)
+	return parseGroupSecrets(plain)
 }
 
 // joinerPSK is the psk_secret of a Welcome. RFC 9420 §12.4.3.1: at most one
@@ -395,4 +396,46 @@ func proposeOutside(by mls.Signer, sender mls.Sender, p *mls.Proposal, groupID [
 	}
 	m := mls.Message{WireFormat: mls.WirePublic, Public: &mls.PublicMessage{AuthenticatedContent: a}}
 	return m.AppendTo(nil), nil
+}
+
+// groupSecrets is what a Welcome gives to one new member, RFC 9420 §12.4.3.1.
+type groupSecrets struct {
+	Joiner     []byte // joiner_secret
+	PathSecret []byte // nil: absent
+	PSKs       []mls.PreSharedKeyID
+}
+
+// AppendTo appends the encoding.
+func (g *groupSecrets) AppendTo(dst []byte) []byte {
+	dst = codec.AppendVec(dst, g.Joiner)
+	dst = codec.AppendOptional(dst, g.PathSecret != nil)
+	if g.PathSecret != nil {
+		dst = codec.AppendVec(dst, g.PathSecret)
+	}
+	dst, mark := codec.Begin(dst)
+	for i := range g.PSKs {
+		dst = g.PSKs[i].AppendTo(dst)
+	}
+	return codec.End(dst, mark)
+}
+
+// parseGroupSecrets reads a groupSecrets; it aliases b.
+func parseGroupSecrets(b []byte) (*groupSecrets, error) {
+	r := codec.NewReader(b)
+	g := &groupSecrets{Joiner: r.Vec()}
+	if r.Optional() {
+		g.PathSecret = r.Vec()
+	}
+	in := r.Sub()
+	for in.Len() > 0 {
+		if len(g.PSKs) == mls.MaxPSKs {
+			in.Fail(int(mls.RuleBounds), "too many pre-shared keys")
+		}
+		g.PSKs = append(g.PSKs, mls.ReadPreSharedKeyID(&in))
+	}
+	r.Join(&in)
+	if err := r.Finish(); err != nil {
+		return nil, mls.WireError(err)
+	}
+	return g, nil
 }

@@ -206,6 +206,6 @@ func (w *world) tied(by *member, list []*mls.Proposal) []byte {
 	}
 	return w.forge(by, CommitOptions{Path: true, Proposals: list[1:]}, forgery{
 		psk:     func([]byte) []byte { return key },
-		secrets: func(_ int, s *GroupSecrets) { s.PSKs = []mls.PreSharedKeyID{psk} },
+		secrets: func(_ int, s *groupSecrets) { s.PSKs = []mls.PreSharedKeyID{psk} },
 	}).welcome
 }

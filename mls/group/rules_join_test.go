@@ -46,8 +46,8 @@ func (c *joinCase) run(t *testing.T, w *world) {
 }
 
 // inSecrets changes what is sealed for a joiner.
-func inSecrets(change func(s *GroupSecrets)) forgery {
-	return forgery{secrets: func(_ int, s *GroupSecrets) { change(s) }}
+func inSecrets(change func(s *groupSecrets)) forgery {
+	return forgery{secrets: func(_ int, s *groupSecrets) { change(s) }}
 }
 
 // inInfo changes the GroupInfo.
@@ -55,7 +55,7 @@ func inInfo(change func(i *mls.GroupInfo)) forgery { return forgery{info: change
 
 // withPSKs adds names of pre-shared keys.
 func withPSKs(ids ...mls.PreSharedKeyID) forgery {
-	return inSecrets(func(s *GroupSecrets) { s.PSKs = append(s.PSKs, ids...) })
+	return inSecrets(func(s *groupSecrets) { s.PSKs = append(s.PSKs, ids...) })
 }
 
 // tie is the name of a key that ties a group to another.
@@ -90,7 +90,7 @@ func welcomeCases(w *world) []joinCase {
 		{rule: mls.RuleWelcomeSecrets, detail: "of another GroupInfo", welcome: func(_ *world, m *mls.Welcome, _ *KeyPackage) {
 			m.EncryptedGroupInfo = flip(m.EncryptedGroupInfo)
 		}},
-		{rule: mls.RuleWelcomeSecrets, detail: "another joiner secret", forgery: inSecrets(func(s *GroupSecrets) { s.Joiner = flip(s.Joiner) })},
+		{rule: mls.RuleWelcomeSecrets, detail: "another joiner secret", forgery: inSecrets(func(s *groupSecrets) { s.Joiner = flip(s.Joiner) })},
 		{rule: mls.RuleDHValidation, detail: "an encapsulated key of zeros", want: mls.RuleWelcomeSecrets, welcome: func(_ *world, m *mls.Welcome, _ *KeyPackage) {
 			m.Secrets[0].Secrets.KEMOutput = make([]byte, 32)
 		}},
@@ -101,7 +101,7 @@ func welcomeCases(w *world) []joinCase {
 		{rule: mls.RulePSKUnknown, detail: "not known", forgery: withPSKs(tie(mls.UsageBranch))},
 		{rule: mls.RulePreSharedKey, detail: "a nonce too short", forgery: withPSKs(mls.PreSharedKeyID{Type: mls.PSKExternal, ID: []byte("x"), Nonce: make([]byte, 31)})},
 		{rule: mls.RulePSKSecret, detail: "one too few", want: mls.RuleWelcomeSecrets, options: CommitOptions{Proposals: []*mls.Proposal{w.external1(w.members[0], "key")}},
-			forgery: inSecrets(func(s *GroupSecrets) { s.PSKs = nil })},
+			forgery: inSecrets(func(s *groupSecrets) { s.PSKs = nil })},
 		// RFC 9420 §12.4.3.1
 		{rule: mls.RuleAlreadyMember, detail: "again", join: func(w *world, k *KeyPackage) (*Config, *KeyPackage, JoinOptions) {
 			return &Config{Rand: w.rand, Joined: func(id []byte) bool { return bytes.Equal(id, w.group) }}, k, JoinOptions{}
@@ -144,13 +144,13 @@ func joinPathCases(w *world) []joinCase {
 	path := CommitOptions{Path: true}
 	return []joinCase{
 		// RFC 9420 §12.4.3.1: the path secret.
-		{rule: mls.RuleWelcomePathSecret, detail: "random", options: path, forgery: inSecrets(func(s *GroupSecrets) { s.PathSecret = make([]byte, 32) })},
-		{rule: mls.RuleWelcomePathSecret, detail: "short", options: path, forgery: inSecrets(func(s *GroupSecrets) { s.PathSecret = s.PathSecret[1:] })},
-		{rule: mls.RuleWelcomePathSecret, detail: "empty", options: path, forgery: inSecrets(func(s *GroupSecrets) { s.PathSecret = []byte{} })},
-		{rule: mls.RuleWelcomePathSecret, detail: "of the node above", options: path, forgery: inSecrets(func(s *GroupSecrets) {
+		{rule: mls.RuleWelcomePathSecret, detail: "random", options: path, forgery: inSecrets(func(s *groupSecrets) { s.PathSecret = make([]byte, 32) })},
+		{rule: mls.RuleWelcomePathSecret, detail: "short", options: path, forgery: inSecrets(func(s *groupSecrets) { s.PathSecret = s.PathSecret[1:] })},
+		{rule: mls.RuleWelcomePathSecret, detail: "empty", options: path, forgery: inSecrets(func(s *groupSecrets) { s.PathSecret = []byte{} })},
+		{rule: mls.RuleWelcomePathSecret, detail: "of the node above", options: path, forgery: inSecrets(func(s *groupSecrets) {
 			s.PathSecret = w.members[0].params.DeriveSecret(nil, s.PathSecret, "path")
 		})},
-		{rule: mls.RuleWelcomePathSecret, detail: "of a commit without a path", forgery: inSecrets(func(s *GroupSecrets) { s.PathSecret = make([]byte, 32) })},
+		{rule: mls.RuleWelcomePathSecret, detail: "of a commit without a path", forgery: inSecrets(func(s *groupSecrets) { s.PathSecret = make([]byte, 32) })},
 	}
 }
 

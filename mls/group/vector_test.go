@@ -173,7 +173,7 @@ func TestGroupVectorsPassive(t *testing.T) {
 func (v *passive) join(t *testing.T, c *Config) *Group {
 	t.Helper()
 	k := must(mls.Parse(v.KeyPackage))(t).KeyPackage
-	signer := must(NewSigner(rand.Reader, v.CipherSuite, v.SignaturePriv))(t)
+	signer := must(NewSigner(v.CipherSuite, v.SignaturePriv))(t)
 	equal(t, "signature key", signer.PublicKey(), k.Leaf.SignatureKey)
 	s := must(v.CipherSuite.Params())(t)
 	equal(t, "init key", must(hpke.PublicKey(s, v.InitPriv))(t), k.InitKey)
@@ -212,7 +212,7 @@ func TestGroupVectorGroupSecrets(t *testing.T) {
 		GroupSecrets octets `json:"group_secrets"`
 	}
 	vectors(t, "messages.json", func(t *testing.T, v *entry) {
-		equal(t, "GroupSecrets", must(ParseGroupSecrets(v.GroupSecrets))(t).AppendTo(nil), v.GroupSecrets)
+		equal(t, "GroupSecrets", must(parseGroupSecrets(v.GroupSecrets))(t).AppendTo(nil), v.GroupSecrets)
 	})
 }
 
@@ -263,7 +263,7 @@ func (v *protection) member(t *testing.T, s *suite.Suite, self uint32) *Group {
 	t.Helper()
 	context := mls.GroupContext{Version: mls.Version10, Suite: v.CipherSuite, GroupID: v.GroupID, Epoch: v.Epoch,
 		TreeHash: v.TreeHash, ConfirmedTranscriptHash: v.Confirmed}
-	signer := must(NewSigner(rand.Reader, v.CipherSuite, v.SignaturePriv))(t)
+	signer := must(NewSigner(v.CipherSuite, v.SignaturePriv))(t)
 	equal(t, "signature key", signer.PublicKey(), v.SignaturePub)
 	g := newGroup(&Config{Rand: rand.Reader, Padding: 64}, s)
 	tree := mls.NewTree(s)
@@ -427,7 +427,7 @@ func (v *treekem) own(t *testing.T, g *Group, known []privateKeys, tree *mls.Tre
 	var signer mls.Signer
 	for _, leaf := range v.Leaves {
 		if leaf.Index == sender {
-			signer = must(NewSigner(rand.Reader, v.CipherSuite, leaf.SignaturePriv))(t)
+			signer = must(NewSigner(v.CipherSuite, leaf.SignaturePriv))(t)
 		}
 	}
 	public, st := v.staged(t, tree, sender)
