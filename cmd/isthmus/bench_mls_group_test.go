@@ -5,7 +5,6 @@ package main
 import (
 	"crypto/rand"
 	"fmt"
-	"os"
 	"testing"
 	"time"
 
@@ -27,27 +26,31 @@ type mlsCrowd struct {
 	packages [][]byte // MLSMessages
 }
 
-func newMLSCrowd(t *testing.T, n int) *mlsCrowd {
-	t.Helper()
-	c := &mlsCrowd{config: &group.Config{Rand: rand.Reader, Policy: &mls.Policy{
+func newMLSCrowd() *mlsCrowd {
+	return &mlsCrowd{config: &group.Config{Rand: rand.Reader, Policy: &mls.Policy{
 		Now:      func() uint64 { return uint64(time.Now().Unix()) },
 		Parallel: parallel,
 	}}}
-	if os.Getenv("SERIAL") != "" {
-		c.config.Policy.Parallel = nil
-	}
-	c.clients, c.packages = make([]*group.KeyPackage, n), make([][]byte, n)
-	errs := make([]error, n)
-	parallel(n, func(i int) {
-		c.clients[i], errs[i] = c.client(i)
-		if errs[i] == nil {
+}
+
+// grow makes clients until there are n.
+func (c *mlsCrowd) grow(t *testing.T, n int) {
+	t.Helper()
+	more := max(0, n-len(c.clients))
+	from := len(c.clients)
+	c.clients = append(c.clients, make([]*group.KeyPackage, more)...)
+	c.packages = append(c.packages, make([][]byte, more)...)
+	errs := make([]error, more)
+	parallel(more, func(j int) {
+		i := from + j
+		c.clients[i], errs[j] = c.client(i)
+		if errs[j] == nil {
 			c.packages[i] = c.clients[i].Message()
 		}
 	})
 	for _, err := range errs {
 		must(t, err)
 	}
-	return c
 }
 
 // client makes the client with a number. The name has the form that every peer

@@ -45,7 +45,7 @@ func benchPeer(t *testing.T, programs mlsProgramTable, name string, crowd *mlsCr
 		must(t, json.Unmarshal(lines.Bytes(), &line))
 		m.set(line.Op, line.N, line.MS)
 	}
-	s := &mlsSampler{t, n, map[string][]float64{}}
+	s := &mlsSampler{t, n, 5 * time.Second, 3, map[string][]float64{}}
 	s.warmPeer(startMLSPeer(t, programs, name), crowd)
 	s.keep(m)
 	for _, op := range []string{"update_create", "update_process", "add_create", "add_process", "remove_create", "remove_process"} {
@@ -93,7 +93,7 @@ func (s *mlsSampler) warmPeer(p *mlsPeer, crowd *mlsCrowd) {
 		s.time(kind+"_create_warm", func() error { commit = call(0, op, f).Commit; return nil })
 		s.time(kind+"_process_warm", func() error { call(1, "process", mlsFields{"message": commit}); return nil })
 	}
-	s.repeat(15, 6*time.Second, func() {
+	s.repeat(15, func() {
 		both("update", "update", mlsFields{})
 		both("add", "add", mlsFields{"key_packages": [][]byte{g.newcomer()}})
 		both("remove", "remove", mlsFields{"members": []int{s.n}})

@@ -14,7 +14,7 @@ import (
 // whose table is one of its own.
 func benchMLS(t *testing.T, _ []peer, r *report) {
 	r.mls = isthmus.BenchMLS(t)
-	t.Logf("\n%s", r.mls.Table)
+	t.Logf("%s\n%s", r.mls.Speed, r.mls.Table)
 	if folder := os.Getenv("BENCH_MLS_PLOTS"); folder != "" {
 		writePlots(t, r.mls, folder)
 	}

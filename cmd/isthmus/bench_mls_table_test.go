@@ -55,10 +55,10 @@ func (g mlsGoal) of(m mlsTimes, n int) float64 {
 }
 
 // mlsTable is the table in Markdown.
-func mlsTable(all map[string]mlsTimes) string {
+func mlsTable(all map[string]mlsTimes, p mlsPrimitives) string {
 	var b strings.Builder
-	b.WriteString("| measure | n | goal | Isthmus | OpenMLS | mls-rs | ts-mls | core-crypto | mlspp (C++)* | best Go* | ours ÷ best peer | reached |\n")
-	b.WriteString("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n")
+	b.WriteString("| measure | n | goal | floor | Isthmus | OpenMLS | mls-rs | ts-mls | core-crypto | mlspp (C++)* | best Go* | ours ÷ best peer | reached |\n")
+	b.WriteString("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n")
 	for _, g := range mlsGoals {
 		for i, n := range mlsGoalSizes {
 			own := g.of(all[ours], n)
@@ -69,7 +69,7 @@ func mlsTable(all map[string]mlsTimes) string {
 			if g.unit != "" {
 				title += " (" + g.unit + ")"
 			}
-			fmt.Fprintf(&b, "| %s | %s | ≤ %s ", title, mlsThousands(n), mlsFigure(g.goals[i]))
+			fmt.Fprintf(&b, "| %s | %s | ≤ %s | %s ", title, mlsThousands(n), mlsFigure(g.goals[i]), mlsFigure(p.floor(g.op, n)*g.factor))
 			best := math.NaN()
 			for _, c := range mlsColumns {
 				x := g.of(all[c], n)

@@ -34,6 +34,8 @@ func (m mlsTimes) set(op string, n int, x float64) {
 type mlsSampler struct {
 	t       *testing.T
 	n       int
+	budget  time.Duration // for one kind of operation
+	least   int           // samples, whatever they take
 	samples map[string][]float64
 }
 
@@ -49,12 +51,12 @@ func (s *mlsSampler) time(op string, f func() error) {
 	s.samples[op] = append(s.samples[op], float64(took)/1e6)
 }
 
-// repeat runs f at least three times, and then until the budget is used up or
-// it has run most times.
-func (s *mlsSampler) repeat(most int, budget time.Duration, f func()) {
+// repeat runs f as often as it must, and then until the budget is used up or it
+// has run most times.
+func (s *mlsSampler) repeat(most int, f func()) {
 	runtime.GC()
 	start := time.Now()
-	for i := 0; i < most && (i < 3 || time.Since(start) < budget); i++ {
+	for i := 0; i < most && (i < s.least || time.Since(start) < s.budget); i++ {
 		f()
 	}
 }
@@ -70,40 +72,51 @@ func (s *mlsSampler) keep(m mlsTimes) {
 // mlsSizes are those of the plots; the table shows two of them.
 var mlsSizes = []int{2, 5, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000}
 
+// mlsLongest is after how long no larger group is begun: what is left out then
+// are the ends of the plots.
+const mlsLongest = 100 * time.Second
+
 // benchOurs measures groups of all sizes.
 func benchOurs(t *testing.T, sizes []int) mlsTimes {
 	m := mlsTimes{}
-	crowd := newMLSCrowd(t, slices.Max(sizes))
+	crowd := newMLSCrowd()
+	begun := time.Now()
 	for _, n := range sizes {
-		budget := 300 * time.Millisecond
-		if os.Getenv("LONG") != "" {
-			budget = 6 * time.Second
+		if n > slices.Max(mlsGoalSizes[:]) && time.Since(begun) > mlsLongest {
+			t.Logf("no group of %d: %v are over", n, mlsLongest)
+			break
 		}
-		if (n == 1_000 || n == 10_000) && os.Getenv("LONG") == "" {
-			budget = 1500 * time.Millisecond
+		crowd.grow(t, n)
+		s := &mlsSampler{t, n, 100 * time.Millisecond, 3, map[string][]float64{}}
+		switch {
+		case slices.Contains(mlsGoalSizes[:], n):
+			s.budget = 1200 * time.Millisecond
+		case n > 10_000:
+			s.least = 1
 		}
-		s := &mlsSampler{t, n, map[string][]float64{}}
 		start := time.Now()
-		s.cold(crowd, budget)
+		s.cold(crowd)
+		built := time.Now()
 		if n > 2 {
 			g := crowd.warm(t, n)
-			built := time.Since(start)
-			s.warm(g, budget)
-			s.messages(g, m, budget)
+			built = time.Now()
+			s.warm(g)
+			s.messages(g, m)
 			if n == 10_000 {
 				m.set("memory/MB", n, memberMemory(t, g))
 			}
-			t.Logf("%d members: warm group after %v, all after %v", n, built.Round(time.Millisecond), time.Since(start).Round(time.Millisecond))
 		}
 		s.keep(m)
+		t.Logf("%d members: cold and warm group after %v, all after %v", n,
+			built.Sub(start).Round(time.Millisecond), time.Since(start).Round(time.Millisecond))
 	}
 	return m
 }
 
 // cold measures making a group, and it while no parent is set.
-func (s *mlsSampler) cold(c *mlsCrowd, budget time.Duration) {
+func (s *mlsSampler) cold(c *mlsCrowd) {
 	g := &mlsGroup{t: s.t, crowd: c, n: s.n}
-	s.repeat(20, 2*budget, func() {
+	s.repeat(20, func() {
 		var made *group.Transition
 		s.time("create", func() (err error) {
 			if g.a, err = c.found(); err != nil {
@@ -122,14 +135,13 @@ func (s *mlsSampler) cold(c *mlsCrowd, budget time.Duration) {
 		})
 	})
 	g.serve()
-	s.repeat(50, budget, func() { s.commit(g, "update", "_cold", nil) })
-	s.addAndRemove(g, "_cold", 5, budget)
+	s.repeat(50, func() { s.commit(g, "update", "_cold", nil) })
 }
 
 // warm measures a group in which everybody has made a commit.
-func (s *mlsSampler) warm(g *mlsGroup, budget time.Duration) {
-	s.repeat(3000, budget, func() { s.commit(g, "update", "_warm", nil) })
-	s.addAndRemove(g, "_warm", 200, budget)
+func (s *mlsSampler) warm(g *mlsGroup) {
+	s.repeat(1000, func() { s.commit(g, "update", "_warm", nil) })
+	s.addAndRemove(g)
 }
 
 // commit times the making of a commit by member 0, and its processing by
@@ -155,26 +167,27 @@ func (s *mlsSampler) commit(g *mlsGroup, op, tree string, options func() (group.
 
 // addAndRemove measures adding one member and removing it again, with the tree
 // inside the Welcome and beside it.
-func (s *mlsSampler) addAndRemove(g *mlsGroup, tree string, most int, budget time.Duration) {
+func (s *mlsSampler) addAndRemove(g *mlsGroup) {
 	separate := false
-	s.repeat(most, budget, func() {
+	once := func() {
 		separate = !separate
 		k, op := g.newcomer(), "add"
 		if separate {
 			op = "add_beside"
 		}
-		s.commit(g, op, tree, func() (group.CommitOptions, error) {
+		s.commit(g, op, "_warm", func() (group.CommitOptions, error) {
 			adds, err := g.crowd.adds(k)
 			return group.CommitOptions{Proposals: adds, SeparateTree: separate}, err
 		})
-		s.commit(g, "remove", tree, func() (group.CommitOptions, error) {
+		s.commit(g, "remove", "_warm", func() (group.CommitOptions, error) {
 			return group.CommitOptions{Proposals: []*mls.Proposal{group.Remove(uint32(s.n))}}, nil
 		})
-	})
+	}
+	s.repeat(300, func() { once(); once() })
 }
 
 // messages measures application messages of 1 KiB and counts allocations.
-func (s *mlsSampler) messages(g *mlsGroup, m mlsTimes, budget time.Duration) {
+func (s *mlsSampler) messages(g *mlsGroup, m mlsTimes) {
 	data := bytes.Repeat([]byte{7}, 1024)
 	var sealed, room []byte
 	seal := func() (err error) {
@@ -193,7 +206,7 @@ func (s *mlsSampler) messages(g *mlsGroup, m mlsTimes, budget time.Duration) {
 		}
 		return err
 	}
-	s.repeat(2000, budget/5, func() {
+	s.repeat(3000, func() {
 		s.time("encrypt_1k", seal)
 		s.time("decrypt_1k", open)
 	})
@@ -260,25 +273,28 @@ func mlsBenchSizes(t *testing.T) []int {
 // the names of their files.
 type MLSFigures struct {
 	Table string
+	Speed string // of the machine in this run
 	Plots map[string]string
 }
 
 // BenchMLS measures our MLS and its peers.
 func BenchMLS(t *testing.T) *MLSFigures {
 	defer debug.SetGCPercent(debug.SetGCPercent(100)) // what is measured runs in this process
+	speed := measurePrimitives()
 	all := map[string]mlsTimes{}
 	for name, m := range mlsFacts {
 		all[name] = m
 	}
 	t.Run(ours, func(t *testing.T) { all[ours] = benchOurs(t, mlsBenchSizes(t)) })
 	if os.Getenv("BENCH_MLS_ALONE") == "" {
-		crowd := newMLSCrowd(t, mlsPeerSize)
+		crowd := newMLSCrowd()
+		crowd.grow(t, mlsPeerSize)
 		programs := mlsPrograms(t)
 		for _, name := range mlsPeers {
 			t.Run(name, func(t *testing.T) { all[name] = benchPeer(t, programs, name, crowd, mlsPeerSize) })
 		}
 	}
-	f := &MLSFigures{mlsTable(all), map[string]string{}}
+	f := &MLSFigures{mlsTable(all, speed), speed.String(), map[string]string{}}
 	for _, p := range mlsPlots {
 		f.Plots[p.file] = p.svg(all[ours])
 	}

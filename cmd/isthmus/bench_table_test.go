@@ -180,7 +180,7 @@ func (r *report) publish(t *testing.T) {
 		t.Fatal(err)
 	}
 	writePlots(t, r.mls, "../../docs/bench")
-	vars := map[string]any{"Table": r.markdown(), "MLS": r.mls.Table, "Date": benchDate(), "Machine": machine(), "Go": runtime.Version(), "Rounds": rounds()}
+	vars := map[string]any{"Table": r.markdown(), "MLS": r.mls.Table, "Speed": r.mls.Speed, "Date": benchDate(), "Machine": machine(), "Go": runtime.Version(), "Rounds": rounds()}
 	var b bytes.Buffer
 	if err := template.Must(template.New("").Parse(string(text))).Execute(&b, vars); err != nil {
 		t.Fatal(err)
