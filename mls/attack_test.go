@@ -185,3 +185,146 @@ func TestLifetimeReceived(t *testing.T) {
 		t.Errorf("added %v", st.Added)
 	}
 }
+
+// padding is extensions of about n octets.
+func padding(n int) Extensions {
+	return Extensions{{ExtApplicationID, AppendApplicationID(nil, make([]byte, n))}}
+}
+
+// One leaf is bounded, and so are all together: a GroupInfo stays readable.
+func TestBoundsOfLeaves(t *testing.T) {
+	k := newKit(t, 2, nil, nil)
+	large := k.client().leaf(LeafKeyPackage)
+	large.Extensions = padding(MaxLeafNode)
+	_, err := SignLeaf(k.members[0], large, nil, 0)
+	refused(t, "RFC 9420 §16.11", err, RuleBounds)
+	c := k.client()
+	signed := c.keyPackage(t, func(l *LeafNode) { l.Extensions = padding(MaxLeafNode - 1024) }, nil)
+	var list []ProposalOrRef
+	for range MaxTree/MaxLeafNode + 2 {
+		c = k.client()
+		leaf := *signed.Leaf
+		leaf.SignatureKey, leaf.EncryptionKey, leaf.raw = c.public, c.key(), nil
+		read, err := ParseLeafNode(leaf.AppendTo(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, byValue(&Proposal{Type: ProposalAdd, Add: &KeyPackage{Version: Version10, Suite: testSuite, InitKey: c.key(), Leaf: read}}))
+	}
+	before := k.g.AppendTo(nil)
+	p, err := k.g.plan(Sender{SenderMember, 0}, list, nil, true)
+	k.breaks(err, before, RuleBounds)
+	if p.at < len(list)-4 {
+		t.Errorf("entry %d is too much", p.at)
+	}
+	p, err = k.g.plan(Sender{SenderMember, 0}, list[:p.at], nil, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := p.st.Tree.AppendTo(nil)
+	if len(body) > MaxMessage-2*MaxContext || len(body) < MaxTree-2*MaxLeafNode {
+		t.Errorf("a tree of %d octets", len(body))
+	}
+	if _, err := ParseTree(k.g.Params(), body); err != nil {
+		t.Error(err)
+	}
+	tree := p.st.Tree.Clone()
+	tree.Add(signed.Leaf)
+	tree.Add(signed.Leaf)
+	_, err = ParseTree(k.g.Params(), tree.AppendTo(nil))
+	refused(t, "RFC 9420 §16.11", err, RuleBounds)
+	_, err = CreatePublicGroup(GroupContext{Version: Version10, Suite: testSuite}, tree, nil)
+	refused(t, "RFC 9420 §16.11", err, RuleBounds)
+}
+
+// The octets of a tree are counted as it changes.
+func TestTreeOctets(t *testing.T) {
+	k := newKit(t, 9, nil, nil)
+	count := func(tree *Tree) (n int) {
+		for node := range 2*tree.Leaves() - 1 {
+			n += tree.Leaf(node/2).octets()*int(1-node%2) + tree.Parent(node).octets()
+		}
+		return n
+	}
+	check := func() {
+		t.Helper()
+		tree := k.g.Tree()
+		read, err := ParseTree(tree.Suite(), tree.AppendTo(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := count(tree); tree.octets != want || read.octets != want || want+int(2*tree.Leaves())+4 < len(tree.AppendTo(nil)) {
+			t.Errorf("%d octets, read %d, want %d", tree.octets, read.octets, want)
+		}
+	}
+	check()
+	k.warm()
+	check()
+	for range 2 {
+		_, add := k.add(func(l *LeafNode) { l.Extensions = padding(100) }, nil)
+		st := k.apply(k.commit(0, []ProposalOrRef{add, k.propose(1, k.update(1, nil)), k.propose(1, remove(4))}, nil))
+		check()
+		delete(k.members, st.Added[0])
+		k.apply(k.commit(2, []ProposalOrRef{byValue(remove(8))}, nil))
+		check()
+		k.apply(k.signAdd(t))
+		check()
+	}
+}
+
+// signAdd is a commit of an Add to leaf 8 without a path, by leaf 0.
+func (k *kit) signAdd(t *testing.T) *AuthenticatedContent {
+	var list []ProposalOrRef
+	for range 2 {
+		_, add := k.add(nil, nil)
+		list = append(list, add)
+	}
+	if _, err := k.g.Plan(Sender{SenderMember, 0}, list, nil); err != nil {
+		t.Fatal(err)
+	}
+	return k.signCommit(0, list, nil)
+}
+
+// Every signature of a group covers its GroupContext, whose length is bounded,
+// whoever makes it: a caller, a proposal or a component.
+func TestBoundsOfContext(t *testing.T) {
+	policy := permissive()
+	policy.Components = func(ComponentID, []byte, bool, [][]byte) ([]byte, error) { return make([]byte, MaxContext), nil }
+	k := newKit(t, 2, policy, nil)
+	before := k.g.AppendTo(nil)
+	large := padding(MaxContext)
+	_, err := k.g.Plan(Sender{SenderMember, 0}, []ProposalOrRef{gce(large)}, nil)
+	k.breaks(err, before, RuleBounds)
+	_, err = k.g.Propose(k.proposal(0, gce(large).Proposal))
+	k.breaks(err, before, RuleBounds)
+	_, err = k.g.Plan(Sender{SenderMember, 0}, []ProposalOrRef{appUpdate(0x8001, "x")}, nil)
+	k.breaks(err, before, RuleBounds)
+	twice := append(padding(1), padding(2)...)
+	_, err = k.g.Plan(Sender{SenderMember, 0}, []ProposalOrRef{gce(twice)}, nil)
+	k.breaks(err, before, RuleDuplicateExtension)
+	for _, c := range []GroupContext{{Extensions: large}, {GroupID: make([]byte, MaxGroupID+1)}} {
+		c.Version, c.Suite = Version10, testSuite
+		_, err = ParseGroupContext(c.AppendTo(nil))
+		refused(t, "RFC 9420 §16.11", err, RuleBounds)
+		_, err = CreatePublicGroup(c, k.g.Tree().Clone(), nil)
+		refused(t, "RFC 9420 §16.11", err, RuleBounds)
+	}
+}
+
+// A dictionary is not the extension that is one too many.
+func TestBoundsOfExtensions(t *testing.T) {
+	var types []ExtensionType
+	var ext Extensions
+	for i := range MaxExtensions {
+		types = append(types, ExtensionType(0xf100+i))
+		ext = append(ext, Extension{Type: types[i]})
+	}
+	k := newKit(t, 1, permissive(), nil)
+	k.members[0].caps = NewCapabilities([]Version{Version10}, []Suite{testSuite}, append(types, ExtAppDataDictionary),
+		[]ProposalType{ProposalAppDataUpdate}, []CredentialType{CredentialBasic})
+	k.apply(k.commit(0, nil, nil))
+	k.apply(k.commit(0, []ProposalOrRef{gce(ext)}, nil))
+	before := k.g.AppendTo(nil)
+	_, err := k.g.Plan(Sender{SenderMember, 0}, []ProposalOrRef{appUpdate(0x8001, "x")}, nil)
+	k.breaks(err, before, RuleBounds)
+}

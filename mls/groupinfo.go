@@ -24,7 +24,7 @@ func (c *GroupContext) AppendTo(dst []byte) []byte {
 }
 
 func readGroupContext(r *codec.Reader) GroupContext {
-	return GroupContext{
+	c := GroupContext{
 		Version:                 Version(r.Uint16()),
 		Suite:                   Suite(r.Uint16()),
 		GroupID:                 r.Vec(),
@@ -33,6 +33,10 @@ func readGroupContext(r *codec.Reader) GroupContext {
 		ConfirmedTranscriptHash: r.Vec(),
 		Extensions:              readExtensions(r),
 	}
+	if len(c.GroupID) > MaxGroupID || c.Extensions.size() > MaxContext {
+		r.Fail(int(RuleBounds), "a GroupContext is too long")
+	}
+	return c
 }
 
 // ParseGroupContext reads a GroupContext; it aliases b.

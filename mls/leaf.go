@@ -279,7 +279,9 @@ func readLeafNode(r *codec.Reader) *LeafNode {
 	}
 	l.Extensions = readExtensions(r)
 	l.Signature = r.Vec()
-	l.raw = r.Since(from)
+	if l.raw = r.Since(from); len(l.raw) > MaxLeafNode {
+		r.Fail(int(RuleBounds), "a leaf node is too long")
+	}
 	return l
 }
 

@@ -188,5 +188,11 @@ const (
 	MaxMembers    = 1 << 17  // leaves of a tree; a blank leaf is one octet on the wire and a hundred in memory
 	MaxProposals  = 1 << 17  // proposals in a commit: a group may be created with all its members
 	MaxExtensions = 256      // extensions in one list
-	MaxList       = 1 << 12  // entries in one list of numbers
+	MaxLeafNode   = 1 << 18  // octets of one leaf: a chain of certificates, some extensions
+	MaxContext    = 1 << 20  // octets of a GroupContext's extensions: every signature of the group covers them
+	MaxGroupID    = 1 << 16  // octets of a group_id, for the same reason
+	// MaxTree is the octets of all nodes of a tree that are not blank. A
+	// GroupInfo that has the tree in it stays below MaxMessage.
+	MaxTree = MaxMessage - 4*MaxContext
+	MaxList = 1 << 12 // entries in one list of numbers
 )

@@ -103,6 +103,9 @@ func (g *PublicGroup) checkTree() error {
 	if g.tree.Members() > g.policy.members() {
 		return refuse(RuleBounds, "%d members", g.tree.Members())
 	}
+	if err := g.tree.checkOctets(); err != nil {
+		return err
+	}
 	// RFC 9420 §12.4.3.1: the tree is the one that the context is about.
 	if !bytes.Equal(g.tree.HashWith(g.policy.Parallel), g.context.TreeHash) {
 		return refuse(RuleTreeHash, "the tree has another hash")

@@ -237,7 +237,10 @@ func (st *Staged) checkPathLeaf(leaf *LeafNode) error {
 func (st *Staged) mergeLeaf(leaf *LeafNode) error {
 	st.Tree.ReplaceLeaf(st.Committer, leaf)
 	used := st.Tree.CredentialsInUse()
-	err := checkCredentials(leaf.Capabilities, used)
+	err := st.Tree.checkOctets()
+	if err == nil {
+		err = checkCredentials(leaf.Capabilities, used)
+	}
 	if err == nil {
 		err = checkNewTypes(st.Tree, used, st.base.tree.CredentialsInUse())
 	}

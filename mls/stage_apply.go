@@ -28,6 +28,12 @@ func (p *plan) apply() error {
 		st.Tree.Update(leaf, st.Entries[i].Proposal.Update)
 		st.Updated = append(st.Updated, leaf)
 	}
+	if err := st.Tree.checkOctets(); err != nil {
+		if n := len(p.updates); n > 0 {
+			p.at = p.updates[n-1]
+		}
+		return err
+	}
 	if err := p.checkOthers(); err != nil {
 		return err
 	}
@@ -74,14 +80,19 @@ func (p *plan) applyAdds() error {
 	}
 	for _, i := range p.adds {
 		k := st.Entries[i].Proposal.Add
+		p.at = i
 		leaf := st.Tree.Add(k.Leaf)
 		if leaf == NoLeaf {
 			return refuse(RuleBounds, "the tree is full")
+		}
+		if err := st.Tree.checkOctets(); err != nil {
+			return err
 		}
 		st.New.Add(leaf)
 		st.Added = append(st.Added, leaf)
 		st.AddedPackages = append(st.AddedPackages, k)
 	}
+	p.at = -1
 	// RFC 9420 §12.4.3.1: a joiner would refuse a tree with a key twice.
 	for _, k := range p.parent {
 		if bytes.Equal(st.Tree.PublicKey(uint32(k.node)), k.key) {

@@ -44,6 +44,7 @@ type Tree struct {
 	pages    []*page
 	width    uint32 // leaves, a power of two; 0 if the tree is empty
 	members  int
+	octets   int      // of all nodes that are not blank, or a little more
 	used     []uint64 // bit per leaf: it is not blank
 	hint     int      // no word of used before this one has a zero
 	rootHash []byte   // nil if it is not known
@@ -60,7 +61,7 @@ func (t *Tree) Suite() *suite.Suite { return t.suite }
 // the directories of the indexes, some octets for a member; nodes are shared.
 func (t *Tree) Clone() *Tree {
 	c := &Tree{
-		suite: t.suite, width: t.width, members: t.members, hint: t.hint, rootHash: t.rootHash,
+		suite: t.suite, width: t.width, members: t.members, octets: t.octets, hint: t.hint, rootHash: t.rootHash,
 		pages: slices.Clone(t.pages),
 		used:  slices.Clone(t.used),
 		keys:  t.keys.clone(),
@@ -155,7 +156,7 @@ func (t *Tree) Add(l *LeafNode) uint32 {
 	for node, root := 2*i, t.root(); node != root; {
 		node = parentNode(node)
 		if p := t.page(node); p.parents[slot(node)] != nil {
-			t.own(node).addUnmerged(slot(node), i)
+			t.octets += t.own(node).addUnmerged(slot(node), i)
 		}
 	}
 	t.refresh(i)
@@ -231,6 +232,7 @@ func (t *Tree) setLeaf(i uint32, l *LeafNode) {
 		t.keys.leave(t, i, old, l)
 	}
 	t.own(node).leaves[slot(node)] = l
+	t.octets += l.octets() - old.octets()
 	if t.keys != nil {
 		t.keys.enter(t, i, old, l)
 	}
@@ -255,6 +257,7 @@ func (t *Tree) setParent(node uint32, n *ParentNode) {
 	if t.keys != nil && p.parents[s] != nil {
 		t.keys.encryption.remove(t.token(), p.parents[s].EncryptionKey, node, t.PublicKey)
 	}
+	t.octets += n.octets() - p.parents[s].octets()
 	p.parents[s] = n
 	if t.keys != nil && n != nil {
 		t.keys.encryption.insert(t.token(), n.EncryptionKey, node, t.PublicKey)
@@ -264,8 +267,8 @@ func (t *Tree) setParent(node uint32, n *ParentNode) {
 // addUnmerged lists a leaf as unmerged at the parent in slot s. Leaves are
 // mostly added in ascending order, so the list is extended where it stands if
 // its room is this tree's; whoever holds the former ParentNode still sees the
-// former list.
-func (p *page) addUnmerged(s, leaf uint32) {
+// former list. It returns by how many octets the parent grew.
+func (p *page) addUnmerged(s, leaf uint32) int {
 	n := *p.parents[s]
 	list := n.UnmergedLeaves
 	at, found := len(list), false
@@ -273,7 +276,7 @@ func (p *page) addUnmerged(s, leaf uint32) {
 		at, found = slices.BinarySearch(list, leaf)
 	}
 	if found {
-		return
+		return 0
 	}
 	if at == len(list) && p.fresh>>s&1 == 1 {
 		n.UnmergedLeaves = append(list, leaf)
@@ -284,6 +287,34 @@ func (p *page) addUnmerged(s, leaf uint32) {
 	}
 	p.fresh |= 1 << s
 	p.parents[s] = &n
+	return 4
+}
+
+// octets is the length of a node's encoding in a tree, or a little more; 0 of
+// a blank one.
+func (l *LeafNode) octets() int {
+	switch {
+	case l == nil:
+		return 0
+	case l.raw == nil:
+		return 2 + len(l.AppendTo(nil))
+	}
+	return 2 + len(l.raw)
+}
+
+func (p *ParentNode) octets() int {
+	if p == nil {
+		return 0
+	}
+	return 2 + vectorSize(len(p.EncryptionKey)) + vectorSize(len(p.ParentHash)) + 4 + 4*len(p.UnmergedLeaves)
+}
+
+// checkOctets refuses a tree that no GroupInfo has room for.
+func (t *Tree) checkOctets() error {
+	if t.octets > MaxTree {
+		return refuse(RuleBounds, "a tree of %d octets", t.octets)
+	}
+	return nil
 }
 
 // leftmostBlank is the index of the first blank leaf, or the width.

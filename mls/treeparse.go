@@ -37,14 +37,21 @@ func ParseTree(s *suite.Suite, b []byte) (*Tree, error) {
 			return nil, refuse(RuleTreeShape, "node %d has type %d", node, kind)
 		}
 		if node&1 == 0 {
-			p.leaves[slot(node)] = readLeafNode(&in)
+			l := readLeafNode(&in)
+			p.leaves[slot(node)] = l
+			t.octets += l.octets()
 		} else {
-			p.parents[slot(node)] = readParentNode(&in)
+			q := readParentNode(&in)
+			p.parents[slot(node)] = q
+			t.octets += q.octets()
 		}
 	}
 	r.Join(&in)
 	if err := r.Finish(); err != nil {
 		return nil, WireError(err)
+	}
+	if err := t.checkOctets(); err != nil {
+		return nil, err
 	}
 	if err := t.takeShape(node); err != nil {
 		return nil, err

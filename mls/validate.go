@@ -30,6 +30,16 @@ func readDemands(c *GroupContext) (*demands, error) {
 	if err != nil {
 		return nil, err
 	}
+	// What a caller or a component made is bounded as what is read.
+	if len(c.GroupID) > MaxGroupID || len(c.Extensions) > MaxExtensions || c.Extensions.size() > MaxContext {
+		return nil, refuse(RuleBounds, "%d extensions of %d octets in the GroupContext", len(c.Extensions), c.Extensions.size())
+	}
+	// RFC 9420 §13.4.
+	for i, x := range c.Extensions {
+		if _, twice := c.Extensions[:i].Find(x.Type); twice {
+			return nil, refuse(RuleDuplicateExtension, "two extensions of type %d", x.Type)
+		}
+	}
 	d := &demands{version: c.Version, suite: c.Suite, params: params, extensions: c.Extensions}
 	if err := d.readExtensions(); err != nil {
 		return nil, refuse(RuleGroupContextExtensions, "%w", err)
