@@ -329,7 +329,8 @@ func (s *Suite) Verify2(public []byte, label string, content, tail, signature []
 	message := s.signContent(nil, label, content, tail)
 	switch g {
 	case Ed448:
-		return ed448.Verify(public, message, signature, "")
+		return len(signature) == ed448.SignatureSize && !isSmall448(public) && !isSmall448(signature) &&
+			ed448.Verify(public, message, signature, "")
 	case MLDSA44, MLDSA65, MLDSA87:
 		return verifyLattice(g.lattice(), public, message, signature)
 	}
@@ -344,13 +345,17 @@ func (s *Suite) Verify2(public []byte, label string, content, tail, signature []
 
 // verifyEd25519 stands apart so that its buffer stays on the stack.
 func (s *Suite) verifyEd25519(public []byte, label string, content, tail, signature []byte) bool {
+	if len(signature) != ed25519.SignatureSize || isSmall25519(public) || isSmall25519(signature[:32]) {
+		return false
+	}
 	var room [signRoom]byte
 	return ed25519.Verify(public, s.signContent(room[:0], label, content, tail), signature)
 }
 
 // CheckSignatureKey refuses a public key that is malformed: a wrong length, or
-// a point that is not on the curve (NIST curves, Ed448). For Ed25519 and
-// ML-DSA the length is all that is checked here; a key that does not decode
+// a point that is not on the curve (NIST curves, Ed448), or one of small order
+// (Ed25519, Ed448). Whether a key of Ed25519 is on the curve is not checked
+// here, and of ML-DSA the length is all that is; a key that does not decode
 // verifies nothing.
 func (s *Suite) CheckSignatureKey(public []byte) error {
 	g := s.params.Signature
@@ -358,8 +363,12 @@ func (s *Suite) CheckSignatureKey(public []byte) error {
 		return ErrKey
 	}
 	switch g {
+	case Ed25519:
+		if isSmall25519(public) {
+			return ErrKey
+		}
 	case Ed448:
-		if _, err := goldilocks.FromBytes(public); err != nil {
+		if _, err := goldilocks.FromBytes(public); err != nil || isSmall448(public) {
 			return ErrKey
 		}
 	case ECDSAP256, ECDSAP384, ECDSAP521:
