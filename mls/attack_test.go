@@ -328,3 +328,38 @@ func TestBoundsOfExtensions(t *testing.T) {
 	_, err := k.g.Plan(Sender{SenderMember, 0}, []ProposalOrRef{appUpdate(0x8001, "x")}, nil)
 	k.breaks(err, before, RuleBounds)
 }
+
+// Proposals of those who are no members leave room for those of members.
+func TestPendingOutside(t *testing.T) {
+	k := newKit(t, 3, nil, nil)
+	long := k.proposal(1, psk(string(make([]byte, MaxPendingProposal)), 32))
+	_, err := k.g.Propose(long)
+	refused(t, "RFC 9420 §16.11", err, RuleBounds)
+	taken := 0
+	for ; ; taken++ {
+		if err = k.proposeFrom(k.client(), func(l *LeafNode) { l.Extensions = padding(MaxLeafNode - 1024) }); err != nil {
+			break
+		}
+	}
+	refused(t, "RFC 9420 §16.11", err, RuleBounds)
+	if want := MaxPendingOctets / outsidePart / MaxLeafNode; taken != want || k.g.PendingCount() != want {
+		t.Errorf("%d of %d taken, %d wait", taken, want, k.g.PendingCount())
+	}
+	ref := k.propose(1, remove(2))
+	if k.g.PendingCount() != taken+1 || len(k.g.Pending()) != taken+1 {
+		t.Errorf("%d wait", k.g.PendingCount())
+	}
+	first := k.g.Pending()[0].Ref
+	k.g.Forget(first)
+	k.g.Forget(ref.Ref)
+	if err := k.proposeFrom(k.client(), func(l *LeafNode) { l.Extensions = padding(MaxLeafNode - 1024) }); err != nil {
+		t.Error(err)
+	}
+	// By number, as well.
+	p := pending{outside: MaxPending / outsidePart}
+	a := k.message(k.client(), Sender{Type: SenderNewMemberProposal}, func(a *AuthenticatedContent) { a.Content.Proposal = k.addProposal() })
+	refused(t, "RFC 9420 §16.11", p.room(a), RuleBounds)
+	if err := p.room(k.proposal(1, remove(2))); err != nil {
+		t.Error(err)
+	}
+}

@@ -4,11 +4,13 @@ import (
 	"bytes"
 )
 
-// The bounds of the proposals that wait for a commit in one epoch. Who may
-// propose may fill them: a service limits its senders besides.
+// The bounds of the proposals that wait for a commit in one epoch. Members may
+// fill them, who is no member a quarter: a service limits its senders besides.
 const (
-	MaxPending       = 1 << 14
-	MaxPendingOctets = 16 << 20
+	MaxPending         = 1 << 14
+	MaxPendingOctets   = 16 << 20
+	MaxPendingProposal = 1 << 20 // octets of one
+	outsidePart        = 4
 )
 
 // PendingProposal is a proposal that was sent before a commit, RFC 9420
@@ -26,6 +28,8 @@ type pending struct {
 	list   []*PendingProposal
 	gone   int // nil entries of list
 	octets int // of all contents
+	// outside are those of senders who are no members.
+	outside, outsideOctets int
 
 	leaving map[uint32]bool // members of whom a SelfRemove waits, by leaf
 }
@@ -43,13 +47,37 @@ func (p *pending) add(n *PendingProposal) {
 	}
 	p.byRef[string(n.Ref)] = len(p.list)
 	p.list = append(p.list, n)
-	p.octets += len(n.Content.raw)
+	p.count(n, 1)
 	if n.Proposal.Type == ProposalSelfRemove {
 		if p.leaving == nil {
 			p.leaving = make(map[uint32]bool)
 		}
 		p.leaving[n.Sender.Index] = true
 	}
+}
+
+// count counts a proposal in or out.
+func (p *pending) count(n *PendingProposal, sign int) {
+	p.octets += sign * len(n.Content.raw)
+	if n.Sender.Type != SenderMember {
+		p.outside += sign
+		p.outsideOctets += sign * len(n.Content.raw)
+	}
+}
+
+// room refuses a proposal that there is no room for.
+func (p *pending) room(a *AuthenticatedContent) error {
+	n := len(a.raw)
+	switch {
+	case n > MaxPendingProposal:
+		return refuse(RuleBounds, "a proposal of %d octets", n)
+	case len(p.byRef) >= MaxPending || p.octets+n > MaxPendingOctets:
+		return refuse(RuleBounds, "too many proposals wait for a commit")
+	case a.Content.Sender.Type == SenderMember:
+	case p.outside >= MaxPending/outsidePart || p.outsideOctets+n > MaxPendingOctets/outsidePart:
+		return refuse(RuleBounds, "too many proposals of others than members wait for a commit")
+	}
+	return nil
 }
 
 func (p *pending) forget(ref []byte) {
@@ -60,7 +88,7 @@ func (p *pending) forget(ref []byte) {
 	if n := p.list[i]; n.Proposal.Type == ProposalSelfRemove {
 		delete(p.leaving, n.Sender.Index)
 	}
-	p.octets -= len(p.list[i].Content.raw)
+	p.count(p.list[i], -1)
 	delete(p.byRef, string(ref))
 	p.list[i] = nil
 	if p.gone++; p.gone*2 <= len(p.list) {
@@ -75,6 +103,9 @@ func (p *pending) forget(ref []byte) {
 	}
 	p.list, p.gone = kept, 0
 }
+
+// PendingCount is how many proposals of the epoch there are.
+func (g *PublicGroup) PendingCount() int { return len(g.pending.byRef) }
 
 // Pending are the proposals of the epoch, in order of arrival.
 func (g *PublicGroup) Pending() []*PendingProposal {
@@ -108,8 +139,8 @@ func (g *PublicGroup) Propose(a *AuthenticatedContent) (*PendingProposal, error)
 	if known := g.pending.find(ref); known != nil {
 		return known, nil
 	}
-	if len(g.pending.byRef) >= MaxPending || g.pending.octets+len(a.raw) > MaxPendingOctets {
-		return nil, refuse(RuleBounds, "too many proposals wait for a commit")
+	if err := g.pending.room(a); err != nil {
+		return nil, err
 	}
 	p := &PendingProposal{Ref: ref, Proposal: a.Content.Proposal, Sender: a.Content.Sender, Content: a}
 	if err := g.checkAlone(p.Proposal, p.Sender, false); err != nil {
