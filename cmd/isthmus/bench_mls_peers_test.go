@@ -45,7 +45,7 @@ func benchPeer(t *testing.T, programs mlsProgramTable, name string, crowd *mlsCr
 		must(t, json.Unmarshal(lines.Bytes(), &line))
 		m.set(line.Op, line.N, line.MS)
 	}
-	s := &mlsSampler{t, n, 5 * time.Second, 3, map[string][]float64{}}
+	s := &mlsSampler{t, n, 5 * time.Second, 3, map[string][]float64{}, nil}
 	s.warmPeer(startMLSPeer(t, programs, name), crowd)
 	s.keep(m)
 	for _, op := range []string{"update_create", "update_process", "add_create", "add_process", "remove_create", "remove_process"} {
