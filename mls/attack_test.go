@@ -2,6 +2,7 @@ package mls
 
 import (
 	"errors"
+	"strings"
 	"testing"
 )
 
@@ -362,4 +363,57 @@ func TestPendingOutside(t *testing.T) {
 	if err := p.room(k.proposal(1, remove(2))); err != nil {
 		t.Error(err)
 	}
+}
+
+// RFC 9420 §5.3.1: the application is asked about external senders that are
+// new, whichever way they come.
+func TestExternalSendersAsked(t *testing.T) {
+	var asked []string
+	refuseOf := ""
+	policy := &Policy{AuthenticateSender: func(s ExternalSender) error {
+		asked = append(asked, string(s.Credential.Data))
+		if refuseOf == string(s.Credential.Data) {
+			return errors.New("not known")
+		}
+		return nil
+	}}
+	k := newKit(t, 2, policy, nil)
+	sender := func(name string) ExternalSender {
+		return ExternalSender{k.client().public, BasicCredential([]byte(name))}
+	}
+	a, b := sender("a"), sender("b")
+	list := func(s ...ExternalSender) Extensions {
+		return Extensions{{ExtExternalSenders, AppendExternalSenders(nil, s...)}}
+	}
+	want := func(names string) {
+		t.Helper()
+		if got := strings.Join(asked, ""); got != names {
+			t.Errorf("asked about %q, want %q", got, names)
+		}
+		asked = nil
+	}
+	k.apply(k.commit(0, []ProposalOrRef{gce(list(a))}, nil))
+	want("aa") // by Plan and by Stage
+	k.apply(k.commit(0, []ProposalOrRef{gce(list(b, a))}, nil))
+	want("bb")
+	k.apply(k.commit(0, []ProposalOrRef{gce(list(a))}, nil))
+	want("")
+
+	before := k.g.AppendTo(nil)
+	valid := k.commit(0, []ProposalOrRef{gce(list(b))}, nil)
+	info := k.info(0, nil)
+	refuseOf, asked = "b", nil
+	_, err := k.g.Propose(k.proposal(1, gce(list(a, b)).Proposal))
+	k.breaks(err, before, RuleGroupContextExtensions, RuleCredential)
+	_, err = k.g.Stage(valid)
+	k.breaks(err, before, RuleGroupContextExtensions, RuleCredential)
+	_, err = k.g.Plan(Sender{SenderMember, 0}, []ProposalOrRef{gce(list(b))}, nil)
+	k.breaks(err, before, RuleGroupContextExtensions, RuleCredential)
+	want("bbb")
+	refuseOf = "a"
+	_, err = NewPublicGroup(info, nil, policy)
+	refused(t, "RFC 9420 §5.3.1", err, RuleCredential)
+	_, err = CreatePublicGroup(GroupContext{Version: Version10, Suite: testSuite, GroupID: k.g.GroupID(), Extensions: list(a)}, k.g.Tree().Clone(), policy)
+	refused(t, "RFC 9420 §5.3.1", err, RuleCredential)
+	want("aa")
 }

@@ -35,6 +35,11 @@ type Policy struct {
 	// Without it all credentials are accepted, but the one of a resync has to
 	// be equal to that of the leaf it removes.
 	Authenticate func(LeafChange) error
+	// AuthenticateSender accepts an external sender, RFC 9420 §5.3.1: its
+	// credential for its signature key. It is called for every one that a
+	// group comes to list, as Authenticate is for leaves, and for all of a
+	// group that is created or taken up. Without it all are accepted.
+	AuthenticateSender func(ExternalSender) error
 	// Client names the client that a leaf stands for, so that none is in a
 	// group twice, RFC 9420 §12.2. Without it only signature keys tell clients
 	// apart.
@@ -99,6 +104,28 @@ func (p *Policy) custom(t ProposalType) (known, needsPath bool) {
 		return false, false
 	}
 	return p.CustomProposals(t)
+}
+
+// authenticateSenders asks the application about the external senders that are
+// not known already. RFC 9420 §5.3.1.
+func (p *Policy) authenticateSenders(senders, known []ExternalSender) error {
+	if p.AuthenticateSender == nil || len(senders) == 0 {
+		return nil
+	}
+	// A set, for both lists may be long.
+	old := make(map[string]bool, len(known))
+	for i := range known {
+		old[string(AppendExternalSenders(nil, known[i]))] = true
+	}
+	for i, s := range senders {
+		if old[string(AppendExternalSenders(nil, s))] {
+			continue
+		}
+		if err := p.AuthenticateSender(s); err != nil {
+			return refuse(RuleCredential, "external sender %d: %w", i, err)
+		}
+	}
+	return nil
 }
 
 // authenticate asks the application about a leaf. RFC 9420 §5.3.1, §7.3:

@@ -186,7 +186,8 @@ func (g *PublicGroup) signatures(c *checks, p *Proposal, sender Sender) {
 	}
 }
 
-// authenticateProposal asks the application about the leaf of a proposal.
+// authenticateProposal asks the application about the leaf of a proposal, or
+// the external senders that are new in it.
 func (g *PublicGroup) authenticateProposal(p *Proposal, sender Sender, index uint32) error {
 	switch p.Type {
 	case ProposalAdd:
@@ -194,6 +195,14 @@ func (g *PublicGroup) authenticateProposal(p *Proposal, sender Sender, index uin
 	case ProposalUpdate:
 		return g.policy.authenticate(LeafChange{Old: g.tree.Leaf(sender.Index), New: p.Update,
 			Index: sender.Index, Source: ChangeUpdate, Committer: sender})
+	case ProposalGroupContextExtensions:
+		senders, err := p.Extensions.ExternalSenders()
+		if err == nil {
+			err = g.policy.authenticateSenders(senders, g.demands.senders)
+		}
+		if err != nil {
+			return refuse(RuleGroupContextExtensions, "%w", err)
+		}
 	}
 	return nil
 }

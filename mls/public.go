@@ -129,6 +129,9 @@ func (g *PublicGroup) checkTree() error {
 			return refuse(RuleTreeLeaf, "%w", err)
 		}
 	}
+	if err := g.policy.authenticateSenders(g.demands.senders, nil); err != nil {
+		return err
+	}
 	g.tree.Settle(g.policy.Parallel)
 	return nil
 }

@@ -229,6 +229,12 @@ func (p *plan) finish() error {
 			return refuse(RuleAdd, "%w", err)
 		}
 	}
+	for _, i := range p.extensions {
+		p.at = i
+		if err := p.g.authenticateProposal(st.Entries[i].Proposal, st.Entries[i].Sender, 0); err != nil {
+			return err
+		}
+	}
 	p.at = -1
 	return p.applyComponents()
 }
