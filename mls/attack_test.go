@@ -3,6 +3,7 @@ package mls
 import (
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -416,4 +417,55 @@ func TestExternalSendersAsked(t *testing.T) {
 	_, err = CreatePublicGroup(GroupContext{Version: Version10, Suite: testSuite, GroupID: k.g.GroupID(), Extensions: list(a)}, k.g.Tree().Clone(), policy)
 	refused(t, "RFC 9420 §5.3.1", err, RuleCredential)
 	want("aa")
+}
+
+// named is a policy whose clients are told apart by their credentials.
+func named() *Policy {
+	return &Policy{Client: func(l *LeafNode) string { return string(l.Credential.Data) }}
+}
+
+// RFC 9420 §12.2: a path does not make a member another member's client.
+func TestPathClient(t *testing.T) {
+	k := newKit(t, 4, named(), nil)
+	as := func(c *client) *pathChange {
+		return &pathChange{leaf: func(_ *Staged, l *LeafNode) { l.Credential = c.credential }}
+	}
+	before := k.g.AppendTo(nil)
+	_, err := k.g.Stage(k.commit(0, nil, as(k.members[1])))
+	k.breaks(err, before, RulePathLeaf, RuleDuplicateClient)
+	added, add := k.add(nil, nil)
+	_, err = k.g.Stage(k.commit(0, []ProposalOrRef{add}, as(added)))
+	k.breaks(err, before, RulePathLeaf, RuleDuplicateClient)
+	taker := &Proposal{Type: ProposalUpdate, Update: k.update(2, func(l *LeafNode) { l.Credential = added.credential }).Update}
+	list := []ProposalOrRef{k.propose(2, taker)}
+	before = k.g.AppendTo(nil)
+	_, err = k.g.Stage(k.commit(0, list, as(added)))
+	k.breaks(err, before, RulePathLeaf, RuleDuplicateClient)
+	// Who goes, or takes another name, leaves theirs to be taken.
+	k.apply(k.commit(0, list, as(k.members[2])))
+	k.apply(k.commit(0, []ProposalOrRef{byValue(remove(1))}, as(k.members[1])))
+	if at, found := k.g.clients[string(added.credential.Data)]; !found || at != 2 || len(k.g.clients) != 3 {
+		t.Errorf("clients: %v", k.g.clients)
+	}
+}
+
+// Commits are staged by several goroutines, also on a group that has a next.
+func TestStageAtOnce(t *testing.T) {
+	k := newKit(t, 3, named(), nil)
+	_, add := k.add(nil, nil)
+	a := k.commit(0, []ProposalOrRef{add}, nil)
+	old := k.g
+	k.apply(a)
+	var running sync.WaitGroup
+	for range 2 {
+		running.Go(func() {
+			if _, err := old.Stage(a); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	running.Wait()
+	if old.clients != nil {
+		t.Error("staging a commit changed the group")
+	}
 }

@@ -16,9 +16,9 @@ var ErrEncrypted = errors.New("mls: an encrypted handshake cannot be followed wi
 
 // PublicGroup is one epoch of a group as it is known without secrets: to a
 // delivery service, and to a member beneath what it keeps secret. Only
-// Propose, Forget, Handle and SetConfirmation change it; a commit makes a
-// Staged and from it the next PublicGroup. While none of these run it may be
-// read by several goroutines at once.
+// Propose, Forget, Handle, SetPolicy and SetConfirmation change it, and the Next
+// of a Staged, which a commit makes and from it the next PublicGroup. While none
+// of these run it may be read, and commits staged, by several goroutines at once.
 type PublicGroup struct {
 	context   GroupContext
 	encoded   []byte // of the context
@@ -418,12 +418,15 @@ func (g *PublicGroup) nextContext() (GroupContext, error) {
 }
 
 // indexClients names the clients of all leaves, if the application does.
-func (g *PublicGroup) indexClients() {
+func (g *PublicGroup) indexClients() { g.clients = g.clientIndex() }
+
+func (g *PublicGroup) clientIndex() map[string]uint32 {
 	if g.policy.Client == nil {
-		return
+		return nil
 	}
-	g.clients = make(map[string]uint32, g.tree.Members())
+	out := make(map[string]uint32, g.tree.Members())
 	for i, l := range g.tree.All() {
-		g.clients[g.policy.Client(l)] = i
+		out[g.policy.Client(l)] = i
 	}
+	return out
 }

@@ -2,6 +2,7 @@ package mls
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/isthmus-chat/isthmus/mls/internal/hpke"
 )
@@ -38,7 +39,8 @@ type Staged struct {
 	Tree  *Tree       // the new tree, with the path once there is one
 
 	base       *PublicGroup
-	resynced   *LeafNode // the joiner's old leaf that an external commit removes
+	clients    map[string]uint32 // of base, if it has them no more
+	resynced   *LeafNode         // the joiner's old leaf that an external commit removes
 	context    GroupContext
 	demands    *demands
 	encoded    []byte // of the context, once it is whole
@@ -228,7 +230,48 @@ func (st *Staged) checkPathLeaf(leaf *LeafNode) error {
 	if at, found := st.Tree.LeafBySignatureKey(leaf.SignatureKey); found && at != st.Committer {
 		return refuse(RuleMemberKeysUnique, "the signature key is that of leaf %d", at)
 	}
+	return st.checkPathClient(leaf)
+}
+
+// checkPathClient: RFC 9420 §12.2: no client is in a group twice, and so a path
+// does not make the committer another member's client. Of a joiner it was
+// checked with the list.
+func (st *Staged) checkPathClient(leaf *LeafNode) error {
+	client := st.base.policy.Client
+	if client == nil || st.external() {
+		return nil
+	}
+	name := client(leaf)
+	if old := st.base.tree.Leaf(st.Committer); old != nil && client(old) == name {
+		return nil
+	}
+	at, found := st.clientAt(name)
+	if found && at != st.Committer && !slices.Contains(st.Removed, at) && !slices.Contains(st.Updated, at) {
+		return refuse(RuleDuplicateClient, "client %q is leaf %d", name, at)
+	}
+	for _, list := range [...][]uint32{st.Updated, st.Added} {
+		for _, i := range list {
+			if client(st.Tree.Leaf(i)) == name {
+				return refuse(RuleDuplicateClient, "client %q is leaf %d", name, i)
+			}
+		}
+	}
 	return nil
+}
+
+// clientAt is the leaf of a client in the epoch before. A group that has a
+// next one has given its index away: it is not written to any more, for
+// others may read it.
+func (st *Staged) clientAt(name string) (uint32, bool) {
+	index := st.base.clients
+	if index == nil {
+		if st.clients == nil {
+			st.clients = st.base.clientIndex()
+		}
+		index = st.clients
+	}
+	at, found := index[name]
+	return at, found
 }
 
 // mergeLeaf puts the leaf of the path into the tree, after the path's keys.

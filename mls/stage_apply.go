@@ -116,10 +116,7 @@ func (p *plan) applyJoiner() error {
 		return refuse(RulePathKeysUnique, "the joiner's encryption key is that of node %d", at)
 	}
 	if p.g.policy.Client != nil {
-		if p.g.clients == nil {
-			p.g.indexClients()
-		}
-		at, found := p.g.clients[p.g.policy.Client(p.joiner)]
+		at, found := st.clientAt(p.g.policy.Client(p.joiner))
 		if found && p.unchanged(at) {
 			return refuse(RuleDuplicateClient, "the joiner is a member, leaf %d", at)
 		}

@@ -428,13 +428,8 @@ func (p *plan) checkClient(keys *keySet, l *LeafNode, index uint32) error {
 	if p.g.policy.Client == nil {
 		return nil
 	}
-	clients := p.g.clients
-	if clients == nil {
-		p.g.indexClients()
-		clients = p.g.clients
-	}
 	name := p.g.policy.Client(l)
-	at, found := clients[name]
+	at, found := p.st.clientAt(name)
 	// RFC 9420 §12.2.
 	if found && p.unchanged(at) || keys.client[name] {
 		return refuse(RuleDuplicateClient, "client %q is a member", name)
