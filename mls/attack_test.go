@@ -2,6 +2,8 @@ package mls
 
 import (
 	"errors"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -467,5 +469,84 @@ func TestStageAtOnce(t *testing.T) {
 	running.Wait()
 	if old.clients != nil {
 		t.Error("staging a commit changed the group")
+	}
+}
+
+// A caller's proposal without what its type has is refused, not a panic.
+func TestProposalsWithoutField(t *testing.T) {
+	k := newKit(t, 2, permissive(), nil)
+	before := k.g.AppendTo(nil)
+	for _, c := range []struct {
+		p    *Proposal
+		rule Rule
+	}{
+		{nil, RuleReservedValue},
+		{&Proposal{}, RuleReservedValue},
+		{&Proposal{Type: ProposalAdd}, RuleAdd},
+		{&Proposal{Type: ProposalAdd, Add: &KeyPackage{}}, RuleAdd},
+		{&Proposal{Type: ProposalUpdate}, RuleUpdate},
+		{&Proposal{Type: ProposalPSK}, RulePreSharedKey},
+		{&Proposal{Type: ProposalPSK, PSK: PreSharedKeyID{Type: PSKResumption, Nonce: make([]byte, 32)}}, RulePreSharedKey},
+		{&Proposal{Type: ProposalAppDataUpdate, Component: 0x8001}, RuleAppDataUpdate},
+	} {
+		k.breaks(k.g.CheckSending(c.p), before, c.rule)
+		list, _ := k.g.Compose(Sender{SenderMember, 0}, nil, c.p)
+		_, err := k.g.Plan(Sender{SenderMember, 0}, list, nil)
+		if c.p == nil {
+			c.rule = RuleProposalReference
+		}
+		k.breaks(err, before, c.rule)
+		a := k.proposal(0, remove(1))
+		a.Content.Proposal = c.p
+		if c.p == nil {
+			c.rule = RuleContentType
+		}
+		_, err = k.g.Propose(a)
+		k.breaks(err, before, c.rule)
+	}
+	k.g.policy = &Policy{Parallel: twoAtOnce}
+	_, err := k.g.Plan(Sender{SenderMember, 0}, slices.Repeat([]ProposalOrRef{byValue(&Proposal{Type: ProposalAdd})}, checkPart), nil)
+	k.breaks(err, before, RuleAdd)
+	a := k.commit(0, nil, nil)
+	a.Content.Commit = nil
+	_, err = k.g.Stage(a)
+	k.breaks(err, before, RuleContentType)
+}
+
+// What a commit takes in memory is bounded by its length.
+func TestCommitMemory(t *testing.T) {
+	const most = 64 // octets of memory for one that is read
+	for _, c := range []struct {
+		name  string
+		entry ProposalOrRef
+	}{
+		{"Remove", byValue(remove(1))},
+		{"AppDataUpdate", appRemove(0x8001)},
+		{"private", byValue(&Proposal{Type: privateType, Data: []byte{1, 2}})},
+		{"reference", ProposalOrRef{}},
+	} {
+		b := (&Commit{Proposals: slices.Repeat([]ProposalOrRef{c.entry}, MaxProposals)}).AppendTo(nil)
+		var read *Commit
+		var err error
+		start, end := new(runtime.MemStats), new(runtime.MemStats)
+		runtime.GC()
+		runtime.ReadMemStats(start)
+		read, err = ParseCommit(b)
+		runtime.GC()
+		runtime.ReadMemStats(end)
+		if err != nil || len(read.Proposals) != MaxProposals {
+			t.Fatalf("%s: %d read: %v", c.name, len(read.Proposals), err)
+		}
+		if n := int(end.HeapAlloc) - int(start.HeapAlloc); n > most*len(b) {
+			t.Errorf("%s: %d octets take %d", c.name, len(b), n)
+		}
+	}
+	for _, p := range []*Proposal{{Type: ProposalSelfRemove}, {Type: ProposalExternalInit}, {Type: ProposalGroupContextExtensions}, {Type: privateType}} {
+		list := slices.Repeat([]ProposalOrRef{byValue(p)}, maxShort+1)
+		_, err := ParseCommit((&Commit{Proposals: list}).AppendTo(nil))
+		refused(t, "RFC 9420 §16.11", err, RuleBounds)
+		if _, err = ParseCommit((&Commit{Proposals: list[1:]}).AppendTo(nil)); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -69,19 +69,20 @@ type ReInit struct {
 }
 
 // Proposal asks for a change of the group, RFC 9420 §12.1. The field of its
-// type is set, and no other.
+// type is set, and no other. Small fields stand next to each other, for a
+// commit may have many of a few octets; see maxShort.
 type Proposal struct {
 	Type       ProposalType
+	Component  ComponentID // of an AppDataUpdate or AppEphemeral
+	Removed    uint32      // leaf index
+	Operation  AppDataOp   // of an AppDataUpdate
 	Add        *KeyPackage
 	Update     *LeafNode
-	Removed    uint32 // leaf index
 	PSK        PreSharedKeyID
 	ReInit     ReInit
-	KEMOutput  []byte      // of an ExternalInit, RFC 9420 §12.1.6
-	Extensions Extensions  // of a GroupContextExtensions
-	Component  ComponentID // of an AppDataUpdate or AppEphemeral
-	Operation  AppDataOp   // of an AppDataUpdate
-	Data       []byte      // of an AppDataUpdate, AppEphemeral, or a type not known here
+	KEMOutput  []byte     // of an ExternalInit, RFC 9420 §12.1.6
+	Extensions Extensions // of a GroupContextExtensions
+	Data       []byte     // of an AppDataUpdate, AppEphemeral, or a type not known here
 
 	raw []byte
 }
@@ -308,17 +309,33 @@ func (c *Commit) AppendTo(dst []byte) []byte {
 	return dst
 }
 
+// maxShort bounds the proposals by value of a commit that are shorter than
+// shortProposal octets, type and all: those without content, of which no valid
+// commit has many. So an entry takes at most 64 times its octets in memory: 288
+// for the Proposal and, as the list grows, 40 on average for its place.
+const (
+	maxShort      = 256
+	shortProposal = 5
+)
+
 func readCommit(r *codec.Reader) *Commit {
 	c := &Commit{}
 	in := r.Sub()
-	for in.Len() > 0 {
+	for short := 0; in.Len() > 0; {
 		if len(c.Proposals) == MaxProposals {
 			in.Fail(int(RuleBounds), "too many proposals")
 			break
 		}
 		switch in.Uint8() {
 		case 1:
-			c.Proposals = append(c.Proposals, ProposalOrRef{Proposal: readProposal(&in)})
+			p := readProposal(&in)
+			if len(p.raw) < shortProposal {
+				short++
+			}
+			if short > maxShort {
+				in.Fail(int(RuleBounds), "too many proposals without content")
+			}
+			c.Proposals = append(c.Proposals, ProposalOrRef{Proposal: p})
 		case 2:
 			c.Proposals = append(c.Proposals, ProposalOrRef{Ref: in.Vec()})
 		default:

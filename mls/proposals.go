@@ -167,11 +167,35 @@ func (g *PublicGroup) Propose(a *AuthenticatedContent) (*PendingProposal, error)
 	return p, nil
 }
 
-// CheckSending checks what RFC 9420 §7.3 demands of the sender of a proposal and
-// not of its receivers: that now is within the lifetime of a key package.
+// CheckSending checks a proposal before it is encoded: that it has the field of
+// its type, and what RFC 9420 §7.3 demands of the sender and not of receivers:
+// that now is within the lifetime of a key package.
 func (g *PublicGroup) CheckSending(p *Proposal) error {
-	if p.Type == ProposalAdd && p.Add != nil && p.Add.Leaf != nil {
+	if err := p.checkWhole(); err != nil {
+		return err
+	}
+	if p.Type == ProposalAdd {
 		return g.checkAddLifetime(p.Add, true)
+	}
+	return nil
+}
+
+// checkWhole refuses a proposal that no encoding gives: one made by a caller
+// that lacks what its type has.
+func (p *Proposal) checkWhole() error {
+	switch {
+	case p == nil || p.Type == 0:
+		return refuse(RuleReservedValue, "a proposal without type")
+	case p.Type == ProposalAdd && (p.Add == nil || p.Add.Leaf == nil):
+		return refuse(RuleAdd, "there is no key package")
+	case p.Type == ProposalUpdate && p.Update == nil:
+		return refuse(RuleUpdate, "there is no leaf")
+	case p.Type == ProposalPSK && (p.PSK.Type < PSKExternal || p.PSK.Type > PSKComponent):
+		return refuse(RulePreSharedKey, "a key of type %d", p.PSK.Type)
+	case p.Type == ProposalPSK && p.PSK.Type == PSKResumption && (p.PSK.Usage < UsageApplication || p.PSK.Usage > UsageBranch):
+		return refuse(RulePreSharedKey, "a resumption key for usage %d", p.PSK.Usage)
+	case p.Type == ProposalAppDataUpdate && p.Operation != AppDataSet && p.Operation != AppDataRemove:
+		return refuse(RuleAppDataUpdate, "operation %d is not known", p.Operation)
 	}
 	return nil
 }
@@ -210,6 +234,9 @@ func (g *PublicGroup) authenticateProposal(p *Proposal, sender Sender, index uin
 // checkAlone checks a proposal by itself, without signatures: RFC 9420 §12.1.
 // creating says that it is in the commit that makes a group out of another.
 func (g *PublicGroup) checkAlone(p *Proposal, sender Sender, creating bool) error {
+	if err := p.checkWhole(); err != nil {
+		return err
+	}
 	// RFC 9420 §12.1.8.
 	if sender.Type == SenderExternal && !externalMaySend(p.Type) {
 		return refuse(RuleExternalProposal, "an external sender does not propose type %d", p.Type)

@@ -120,6 +120,9 @@ func (c *composer) take(values []*Proposal) {
 	c.removed, c.psks = make(map[uint32]bool), make(map[string]bool)
 	c.valued = len(values) > 0
 	for _, p := range values {
+		if p == nil {
+			continue // Plan refuses it
+		}
 		switch p.Type {
 		case ProposalRemove:
 			c.removed[p.Removed] = true
@@ -232,7 +235,11 @@ func (g *PublicGroup) needsPath(sender Sender, list []ProposalOrRef) bool {
 	for _, e := range list {
 		p := e.Proposal
 		if p == nil {
-			p = g.pending.find(e.Ref).Proposal
+			n := g.pending.find(e.Ref)
+			if n == nil {
+				continue
+			}
+			p = n.Proposal
 		}
 		switch p.Type {
 		case ProposalUpdate, ProposalRemove, ProposalExternalInit, ProposalGroupContextExtensions, ProposalSelfRemove:

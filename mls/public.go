@@ -253,6 +253,9 @@ func (g *PublicGroup) CheckFraming(a *AuthenticatedContent) error {
 	if g.reinit != nil {
 		return refuse(RuleReinitialized, "the group was closed by a ReInit")
 	}
+	if c.ContentType == ContentProposal && c.Proposal == nil || c.ContentType == ContentCommit && c.Commit == nil {
+		return refuse(RuleContentType, "the content is not there")
+	}
 	if err := g.checkSender(a); err != nil {
 		return err
 	}

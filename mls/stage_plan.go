@@ -136,7 +136,11 @@ func (p *plan) checkPackages() []error {
 	errs := make([]error, len(entries))
 	parallel.Run((len(entries)+checkPart-1)/checkPart, func(part int) {
 		for i := part * checkPart; i < min(len(entries), (part+1)*checkPart); i++ {
-			if e := &entries[i]; e.Ref == nil && e.Proposal.Type == ProposalAdd {
+			e := &entries[i]
+			if e.Ref != nil || e.Proposal.Type != ProposalAdd {
+				continue
+			}
+			if errs[i] = e.Proposal.checkWhole(); errs[i] == nil {
 				errs[i] = p.g.checkPackage(e.Proposal.Add)
 			}
 		}
