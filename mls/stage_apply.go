@@ -129,6 +129,9 @@ func (p *plan) applyJoiner() error {
 
 // checkMembers checks what members are capable of after the list: RFC 9420
 // §7.3, §12.1.7. The tree before was right, so only what changed is looked at.
+// The committer is judged by its old leaf here, and by that of its path when it
+// is merged: RFC 9420 §12.2 has the list valid before the path of §12.4.2 is
+// applied. Who wants to demand what is new to itself commits its leaf first.
 func (p *plan) checkMembers() error {
 	st := p.st
 	if len(p.extensions) > 0 {

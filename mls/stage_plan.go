@@ -288,7 +288,8 @@ func (p *plan) takePSK(id *PreSharedKeyID) error {
 }
 
 // checkExternalEntry: RFC 9420 §12.2, §12.4.3.2: what may stand in an external
-// commit; draft-ietf-mls-extensions-10 §4.7, §4.8 and §6.3.1 add to it.
+// commit; draft-ietf-mls-extensions-10 §4.7, §4.8 and §6.3.1 add to it. Types
+// that the application defines are not among them: nothing says that they are.
 func checkExternalEntry(e *Entry) error {
 	t := e.Proposal.Type
 	if e.Ref != nil && t != ProposalSelfRemove {
