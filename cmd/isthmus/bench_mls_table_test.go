@@ -70,13 +70,16 @@ func mlsTable(all map[string]mlsTimes, p mlsPrimitives) string {
 				title += " (" + g.unit + ")"
 			}
 			fmt.Fprintf(&b, "| %s | %s | ≤ %s | %s ", title, mlsThousands(n), mlsFigure(g.goals[i]), mlsFigure(p.floor(g.op, n)*g.factor))
-			best := math.NaN()
+			// Those of this run are the better comparison, where there are any.
+			best, known := math.NaN(), false
 			for _, c := range mlsColumns {
 				x := g.of(all[c], n)
 				fmt.Fprintf(&b, "| %s ", mlsFigure(x))
-				if c != ours && (math.IsNaN(best) || x < best) {
+				_, fact := mlsFacts[c]
+				if c != ours && !(fact && known) && (math.IsNaN(best) || x < best) {
 					best = x
 				}
+				known = known || !fact && !math.IsNaN(best)
 			}
 			word := "no"
 			if own <= g.goals[i] {
