@@ -100,8 +100,8 @@ func TestComposeStarved(t *testing.T) {
 	if st, err := k.g.Plan(Sender{SenderMember, 0}, list, nil); err != nil || len(st.Removed) != 1 || len(st.Added) != 1 {
 		t.Errorf("%+v, %v", list, err)
 	}
-	// A member that floods keeps Removes no more.
-	for range maxDrops + 3 {
+	// Nor does a member that floods.
+	for range 2*maxDrops + 3 {
 		k.propose(2, &Proposal{Type: ProposalAdd, Add: out.keyPackage(t, nil, nil)})
 	}
 	if st := k.composed(); len(st.Removed) != 1 {
