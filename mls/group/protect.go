@@ -42,7 +42,7 @@ func (g *Group) Seal(dst, plaintext, authenticatedData []byte) ([]byte, error) {
 		return nil, mls.Refuse(mls.RuleAEADLimit, "%d messages were sent in this epoch; a commit is needed first", g.sent)
 	case len(plaintext)+len(authenticatedData) > mls.MaxMessage/2:
 		return nil, mls.Refuse(mls.RuleBounds, "a message of %d octets", len(plaintext))
-	case len(g.public.Pending()) > 0 && !g.config.SendWhilePending:
+	case g.public.PendingCount() > 0 && !g.config.SendWhilePending:
 		// RFC 9420 §12.4: proposals are committed before more is said.
 		return nil, mls.Refuse(mls.RulePendingProposals, "proposals wait for a commit")
 	}
