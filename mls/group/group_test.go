@@ -286,7 +286,11 @@ func TestGroupReInit(t *testing.T) {
 		}
 	}
 	// One member is forgotten: RFC 9420 §11.2.
-	_, c, err = old[0].ReInit(old[0].config, old[0].identity(w), []*mls.KeyPackage{packages[0].Package})
+	_, _, err = old[0].ReInit(old[0].config, old[0].identity(w), []*mls.KeyPackage{packages[0].Package})
+	if mls.RuleOf(err) != mls.RuleReInitJoin {
+		t.Fatalf("a successor without a member is made: %v", err)
+	}
+	_, c, err = old[0].succeed(old[0].config, next.Suite, next.GroupID, old[0].identity(w), nil, []*mls.KeyPackage{packages[0].Package}, mls.UsageReInit)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -317,7 +321,12 @@ func TestGroupBranch(t *testing.T) {
 		t.Fatal("the branch's members differ")
 	}
 	stranger := w.client().keyPackage(w)
-	_, c, err = a.Branch(a.config, []byte("branch 2"), a.identity(w), []*mls.KeyPackage{k.Package, stranger.Package})
+	both := []*mls.KeyPackage{k.Package, stranger.Package}
+	_, _, err = a.Branch(a.config, []byte("branch 2"), a.identity(w), both)
+	if mls.RuleOf(err) != mls.RuleBranchJoin {
+		t.Fatalf("a branch with a stranger is made: %v", err)
+	}
+	_, c, err = a.succeed(a.config, w.suite, []byte("branch 2"), a.identity(w), nil, both, mls.UsageBranch)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,10 @@ func (g *Group) Branch(c *Config, groupID []byte, id Identity, packages []*mls.K
 	if g.status != Active {
 		return nil, nil, ErrInactive
 	}
+	// RFC 9420 §11.3: a joiner refuses a branch with a stranger in it.
+	if strangers := absent(packages, credentials(g.tree)); strangers > 0 {
+		return nil, nil, mls.Refuse(mls.RuleBranchJoin, "%d key packages are of no member", strangers)
+	}
 	context := g.public.Context()
 	return g.succeed(c, context.Suite, groupID, id, context.Extensions, packages, mls.UsageBranch)
 }
@@ -28,6 +32,14 @@ func (g *Group) Branch(c *Config, groupID []byte, id Identity, packages []*mls.K
 func (g *Group) ReInit(c *Config, id Identity, packages []*mls.KeyPackage) (*Group, *Transition, error) {
 	if g.status != Reinitialized {
 		return nil, nil, mls.Refuse(mls.RuleReInit, "no ReInit was committed")
+	}
+	// RFC 9420 §11.2: a joiner refuses a successor without all members.
+	named := map[string]bool{string(id.Credential.AppendTo(nil)): true}
+	for _, k := range packages {
+		named[string(k.Leaf.Credential.AppendTo(nil))] = true
+	}
+	if missing := unlisted(g.tree, named); missing > 0 {
+		return nil, nil, mls.Refuse(mls.RuleReInitJoin, "%d members have no key package here", missing)
 	}
 	r := g.reinit
 	return g.succeed(c, r.Suite, r.GroupID, id, r.Extensions, packages, mls.UsageReInit)
@@ -108,7 +120,7 @@ func checkReInit(public *mls.PublicGroup, from *Group, epoch uint64) error {
 	case !bytes.Equal(c.Extensions.AppendTo(nil), r.Extensions.AppendTo(nil)):
 		return mls.Refuse(mls.RuleReInitJoin, "the extensions are not the ReInit's")
 	}
-	if missing := unlisted(from.tree, public.Tree()); missing > 0 {
+	if missing := unlisted(from.tree, credentials(public.Tree())); missing > 0 {
 		return mls.Refuse(mls.RuleReInitJoin, "%d members of the old group are missing", missing)
 	}
 	return nil
@@ -121,21 +133,37 @@ func checkBranch(public *mls.PublicGroup, from *Group) error {
 	if c.Version != old.Version || c.Suite != old.Suite {
 		return mls.Refuse(mls.RuleBranchJoin, "version or suite is not the old group's")
 	}
-	if strangers := unlisted(public.Tree(), from.tree); strangers > 0 {
+	if strangers := unlisted(public.Tree(), credentials(from.tree)); strangers > 0 {
 		return mls.Refuse(mls.RuleBranchJoin, "%d members are not of the old group", strangers)
 	}
 	return nil
 }
 
-// unlisted counts the members of a whose credential no member of b has.
-func unlisted(a, b *mls.Tree) int {
-	known := make(map[string]bool, b.Members())
-	for _, leaf := range b.All() {
+// credentials are those of all members.
+func credentials(t *mls.Tree) map[string]bool {
+	known := make(map[string]bool, t.Members())
+	for _, leaf := range t.All() {
 		known[string(leaf.Credential.AppendTo(nil))] = true
 	}
+	return known
+}
+
+// unlisted counts the members whose credential is not known.
+func unlisted(t *mls.Tree, known map[string]bool) int {
 	count := 0
-	for _, leaf := range a.All() {
+	for _, leaf := range t.All() {
 		if !known[string(leaf.Credential.AppendTo(nil))] {
+			count++
+		}
+	}
+	return count
+}
+
+// absent counts the key packages whose credential is not known.
+func absent(packages []*mls.KeyPackage, known map[string]bool) int {
+	count := 0
+	for _, k := range packages {
+		if !known[string(k.Leaf.Credential.AppendTo(nil))] {
 			count++
 		}
 	}
