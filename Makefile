@@ -14,7 +14,7 @@ COMMAND := ./cmd/isthmus
 
 # Runs by name and count: a line for each official vector file, and for each
 # pair of MLS implementations.
-NAMED := grep -E '^(ok|FAIL|panic)|^ +--- |_test.go:'
+NAMED := grep -E '^(ok|FAIL|panic|mls )|^ +--- |_test.go:'
 
 .PHONY: run build test install vet unit vectors peers interop fuzz bench
 
