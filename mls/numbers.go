@@ -39,6 +39,9 @@ func Suites() []Suite {
 // and AEAD (RFC 9180 §7), and the TLS number of the signature scheme.
 type SuiteParams = suite.Params
 
+// SignatureScheme is a signature scheme by its TLS number, RFC 9420 §17.1.
+type SignatureScheme = suite.Signature
+
 // RegisterSuite gives a number to a suite beside those that are known: draft
 // suites have none of their own yet, and implementations chose different ones.
 // It refuses parameters that are not supported, and a number that has others.

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -22,7 +24,8 @@ const maxPeerLine = 2 * mls.MaxMessage
 
 func (c *cli) devCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "dev", Short: "Tools for who develops with Isthmus", Args: cobra.NoArgs, RunE: needsSubcommand}
-	cmd.AddCommand(&cobra.Command{
+	var suites []string
+	peer := &cobra.Command{
 		Use: "mls-peer", Short: "Be an MLS client that another program drives: JSON lines in, JSON lines out", Args: cobra.NoArgs,
 		Long: `Be an MLS client that another program drives.
 
@@ -31,10 +34,37 @@ the output is its answer. The operations are in docs/MLS.md, "Driving a peer".
 Keys and groups are held in memory and end with the input.`,
 		Example: `  echo '{"id": 1, "op": "hello"}' | isthmus dev mls-peer`,
 		RunE: func(*cobra.Command, []string) error {
+			for _, s := range suites {
+				if err := registerSuite(s); err != nil {
+					return &usageError{fmt.Sprintf("--suite %s: %v", s, err)}
+				}
+			}
 			return servePeer(c.in, c.out)
 		},
-	})
+	}
+	peer.Flags().StringArrayVar(&suites, "suite", nil, "a further cipher suite, as number=KEM,KDF,AEAD,signature (HPKE's and TLS's numbers)")
+	cmd.AddCommand(peer)
 	return cmd
+}
+
+// registerSuite gives a number to a suite that a peer has under it.
+func registerSuite(s string) error {
+	number, params, ok := strings.Cut(s, "=")
+	parts := strings.Split(params, ",")
+	if !ok || len(parts) != 4 {
+		return errors.New("number=KEM,KDF,AEAD,signature is wanted")
+	}
+	var n [5]uint16
+	for i, part := range append([]string{number}, parts...) {
+		v, err := strconv.ParseUint(part, 0, 16)
+		if err != nil {
+			return err
+		}
+		n[i] = uint16(v)
+	}
+	return mls.RegisterSuite(mls.Suite(n[0]), mls.SuiteParams{
+		Name: "suite " + number, KEM: n[1], KDF: n[2], AEAD: n[3], Signature: mls.SignatureScheme(n[4]),
+	})
 }
 
 // servePeer answers requests until the input ends.
