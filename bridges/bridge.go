@@ -41,6 +41,12 @@ type Batch struct {
 	Events []core.Event
 	Items  []core.Item
 	Rooms  []core.Room // created or removed links are not announced
+
+	Decisions []core.Decision
+	Certified []core.Certified
+	Sends     []core.Send
+	Letters   []core.Letter
+	Welcomes  []core.Welcome
 }
 
 // Gateway is what a bridge may ask of the rest of the house.

@@ -22,13 +22,20 @@ const (
 // RuntimeConfig is what a Runtime is made of.
 type RuntimeConfig struct {
 	Store      core.Store
-	Engine     func() *core.Engine // a fresh engine; called again after a commit failed
+	Engine     func() Decider // a fresh one; called again after a commit failed
 	Bridges    []Bridge
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 	Holder     string           // who holds leases: the homeserver, so that it goes on with its own after a crash
 	Now        func() time.Time // nil = time.Now
 	MaxAge     time.Duration    // older messages are not delivered any more; 0 = no limit
+}
+
+// A Decider decides inputs inside a transaction, on the terms of core.Engine:
+// that engine itself, or one with the agreement of several homeservers around it.
+type Decider interface {
+	Apply(tx core.Tx, now time.Time, in core.Input) (core.Output, error)
+	Seal(tx core.Tx) error
 }
 
 // A Runtime feeds the engine from one loop and hands on what it decided. It
@@ -46,7 +53,7 @@ type Runtime struct {
 	stopped chan struct{} // closed when the loop has ended
 	metrics *metrics
 	workers *workers
-	engine  *core.Engine // the loop's own
+	engine  Decider // the loop's own
 }
 
 // A submission is one Submit or Do: its inputs share a transaction.
@@ -302,13 +309,7 @@ func (r *Runtime) publish() {
 		for _, s := range g.subs {
 			for i := range s.outs {
 				o := &s.outs[i]
-				if o.Event != nil && !o.Duplicate {
-					g.batch.Events = append(g.batch.Events, *o.Event)
-				}
-				g.batch.Items = append(g.batch.Items, o.Items...)
-				if o.Room != nil {
-					g.batch.Rooms = append(g.batch.Rooms, *o.Room)
-				}
+				g.batch.add(o)
 			}
 		}
 		for _, l := range r.live {
@@ -319,4 +320,23 @@ func (r *Runtime) publish() {
 			close(s.done)
 		}
 	}
+}
+
+// add puts what o came to into the batch, in the order of the decisions.
+func (b *Batch) add(o *core.Output) {
+	if o.Event != nil && !o.Duplicate {
+		b.Events = append(b.Events, *o.Event)
+	}
+	for _, e := range o.Events {
+		b.Events = append(b.Events, *e)
+	}
+	if o.Room != nil {
+		b.Rooms = append(b.Rooms, *o.Room)
+	}
+	b.Items = append(b.Items, o.Items...)
+	b.Decisions = append(b.Decisions, o.Decisions...)
+	b.Certified = append(b.Certified, o.Certified...)
+	b.Sends = append(b.Sends, o.Sends...)
+	b.Letters = append(b.Letters, o.Letters...)
+	b.Welcomes = append(b.Welcomes, o.Welcomes...)
 }

@@ -1,6 +1,10 @@
 package core
 
-import "time"
+import (
+	"time"
+
+	"github.com/isthmus-chat/isthmus/mls"
+)
 
 // Bounds on what one envelope may hold, in octets. Content is bounded by what a
 // Matrix event may hold (65,536 octets whole), the rest by what networks allow.
@@ -72,10 +76,17 @@ type Event struct {
 	Accepted time.Time
 	Deleted  bool     // a tombstone: ID, who and when stay, the bytes are gone
 	Control  *Control // decoded when Body is a Signed of ContentControl, else nil
+	Home     string   // the homeserver that accepted it from its device, "" = this one; the ID names its log
 }
 
 // Signed returns the body if it is a Signed.
 func (e *Event) Signed() (Signed, bool) { s, ok := e.Body.(Signed); return s, ok }
+
+// Handshake reports whether s is a handshake message, which homeservers agree on,
+// rather than an application message: whether its framing is public (RFC 9420 §6).
+func (s Sealed) Handshake() bool {
+	return len(s.Message) > 4 && s.Message[2] == 0 && s.Message[3] == byte(mls.WirePublic)
+}
 
 // Lane returns the lane the event is delivered in: messages never wait for
 // membership and state.

@@ -79,6 +79,27 @@ type Output struct {
 	Items     []Item // queued for recipients
 	Room      *Room  // created
 	Link      *Link  // made, changed or leased
+
+	Events    []*Event    // what else was accepted: agreed handshakes, messages of a peer
+	Decisions []Decision  // of handshakes that were offered here
+	Certified []Certified // commits that devices may be given now
+	Sends     []Send      // for the agreement of other homeservers
+	Letters   []Letter    // queued for devices
+	Welcomes  []Welcome   // for homeservers that are not yet part of a room
+	Stored    uint64      // of PeerEvents
+	Left      int         // of PutKeyPackages
+	Claims    []Claim
+	Lease     *GroupInfoLease
+}
+
+// A Welcome is on its way to a homeserver that becomes part of a room by the
+// commit it belongs to: the agreement does not reach it yet. It must arrive.
+type Welcome struct {
+	To      string // domain
+	Room    RoomID
+	Epoch   uint64
+	Message []byte // MLSMessage
+	Tree    []byte // in the form of the ratchet_tree extension
 }
 
 // A Receipt is what one submitted envelope came to: the event (also for a

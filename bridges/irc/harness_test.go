@@ -82,7 +82,7 @@ func openHouseIn(t testing.TB, dir string, change func(*Config)) *house {
 	seed := sha256.Sum256([]byte("test key"))
 	key := ed25519.NewKeyFromSeed(seed[:])
 	h.rt = bridges.NewRuntime(bridges.RuntimeConfig{Store: db, Holder: "test",
-		Engine:  func() *core.Engine { return core.NewEngine(core.Config{Homeserver: testDomain, Key: key}) },
+		Engine:  func() bridges.Decider { return core.NewEngine(core.Config{Homeserver: testDomain, Key: key}) },
 		Bridges: []bridges.Bridge{gated{h.srv, h}}})
 	ctx, stop := context.WithCancel(context.Background())
 	if err := h.srv.Listen(ctx); err != nil {

@@ -87,7 +87,7 @@ func openHouseIn(t testing.TB, dir string, change func(*Config)) *house {
 	h := &house{t: t, dir: dir, db: db, gw: &brokenGateway{}, b: New(cfg, log, nil), stopped: make(chan error, 1)}
 	seed := sha256.Sum256([]byte("test key"))
 	rt := bridges.NewRuntime(bridges.RuntimeConfig{Store: db, Holder: "test", Log: log,
-		Engine: func() *core.Engine {
+		Engine: func() bridges.Decider {
 			return core.NewEngine(core.Config{Homeserver: ourDomain, Key: ed25519.NewKeyFromSeed(seed[:])})
 		},
 		Bridges: []bridges.Bridge{gated{h.b, h}}})

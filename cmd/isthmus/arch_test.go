@@ -14,19 +14,21 @@ import (
 var importTable = map[string][]string{
 	"mls":            {"mls/internal/codec", "mls/internal/hpke", "mls/internal/suite"},
 	"mls/group":      {"mls", "mls/internal/codec", "mls/internal/hpke", "mls/internal/suite", "mls/internal/secret"},
-	"core":           {"mls"},
+	"core":           {"mls", "core/identity", "core/policy"},
 	"core/identity":  {"mls"},
+	"core/policy":    {"mls"},
+	"core/wire":      {"core"},
 	"core/epoch":     {"core", "core/identity"},
 	"core/history":   {"core"},
-	"core/client":    {"core", "core/identity", "core/epoch", "core/history", "mls", "mls/group"},
-	"core/sim":       {"core", "core/identity", "core/epoch", "core/history", "core/client", "mls", "mls/group", "converter", "store"},
+	"core/client":    {"core", "core/identity", "core/policy", "core/epoch", "core/history", "core/wire", "mls", "mls/group"},
+	"core/sim":       {"core", "core/identity", "core/policy", "core/epoch", "core/history", "core/wire", "core/client", "mls", "mls/group", "converter", "store"},
 	"store":          {"core", "store/internal/query"},
 	"converter":      {"core", "mls"},
 	"bridges":        {"core"},
 	"bridges/irc":    {"core", "converter", "bridges"},
 	"bridges/matrix": {"core", "converter", "bridges"},
 	"bridges/mimi":   {"core", "converter", "bridges"},
-	"bridges/native": {"core", "converter", "bridges", "core/epoch", "core/identity", "core/history"},
+	"bridges/native": {"core", "converter", "bridges", "core/epoch", "core/identity", "core/wire", "core/history"},
 	"configs":        {},
 	"cmd/isthmus":    {"*"},
 
@@ -45,12 +47,14 @@ var testImports = map[string][]string{
 	"bridges/irc":    {"store"},
 	"bridges/matrix": {"store"},
 	"bridges/mimi":   {"store"},
-	"bridges/native": {"store", "core/client", "mls"},
+	"bridges/native": {"store", "core/client", "core/policy", "mls"},
+	"core/client":    {"store"},
+	"core/epoch":     {"store", "core/policy", "mls", "mls/group"},
 	"store":          {"core/history"},
 }
 
 // pure packages decide and never talk: no goroutine, clock, socket, or chance.
-var pure = []string{"mls", "mls/group", "core", "core/identity", "core/epoch", "core/history", "core/client", "converter"}
+var pure = []string{"mls", "mls/group", "core", "core/identity", "core/policy", "core/wire", "core/epoch", "core/history", "core/client", "converter"}
 
 // impure are the imports that a pure package's own code may not have.
 var impure = []string{"net", "net/http", "os", "os/exec", "syscall", "math/rand", "math/rand/v2", "database/sql", "log", "log/slog"}

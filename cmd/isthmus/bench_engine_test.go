@@ -76,7 +76,7 @@ func engineRuntime(t *testing.T) *bridges.Runtime {
 	}
 	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 	rt := bridges.NewRuntime(bridges.RuntimeConfig{Store: db, Holder: "bench",
-		Engine: func() *core.Engine { return core.NewEngine(core.Config{Homeserver: "bench.local", Key: key}) }})
+		Engine: func() bridges.Decider { return core.NewEngine(core.Config{Homeserver: "bench.local", Key: key}) }})
 	ended := make(chan error, 1)
 	go func() { ended <- rt.Run(ctx) }()
 	t.Cleanup(func() {

@@ -70,7 +70,7 @@ func openHouse(ctx context.Context, cfg *configs.Config, log *slog.Logger, withB
 	}
 	h.rt = bridges.NewRuntime(bridges.RuntimeConfig{
 		Store:      h.db,
-		Engine:     func() *core.Engine { return newEngine(cfg.Domain, key) },
+		Engine:     func() bridges.Decider { return newEngine(cfg.Domain, key) },
 		Bridges:    bs,
 		Log:        log,
 		Registerer: h.reg,

@@ -1,0 +1,139 @@
+package core
+
+import "time"
+
+// Bounds of what one device or user may keep at its homeserver.
+const (
+	MaxDevices     = 64        // of one user, those revoked not counted
+	MaxKeyPackages = 200       // one-time packages of one device
+	MaxKeyPackage  = 32 << 10  // octets of one; a post-quantum one has 5 KiB
+	LowKeyPackages = 20        // below this the device is told
+	MaxLetters     = 1000      // that wait for one device
+	MaxLetter      = 256 << 10 // octets of one sealed letter
+	MaxClaim       = 256       // users of one claim
+	MaxJoinCodes   = 100       // of one room
+)
+
+// A Device is a device that this homeserver knows: one of its own users, or of
+// somebody it has met.
+type Device struct {
+	URI     DeviceURI
+	User    UserURI
+	Name    string // what its owner calls it
+	Key     []byte // Ed25519
+	Revoked bool
+	Refused bool     // it signed two records of one version (PROTOCOL §2)
+	Local   bool     // registered here
+	Seen    int64    // ms of the last session, days exact; 0 = never
+	Proof   Identity // record and attestation as they came
+}
+
+// A Session is a device, or a user with a password, that has proven who it is.
+type Session struct {
+	Hash    [32]byte  // SHA-256 of the token
+	Device  DeviceURI // "" for a user without a device: Channels only
+	User    UserURI
+	Expires time.Time
+}
+
+// A JoinCode opens a room to those who know it. Only its hash is kept.
+type JoinCode struct {
+	Room    RoomID
+	Hash    [32]byte // SHA-256 of "isthmus join code" 0x00 room 0x00 code
+	By      UserURI
+	Uses    uint32    // how often it may still be used; 0 = without limit
+	Expires time.Time // zero = never
+}
+
+// Inputs about devices and what they leave at their homeserver.
+type (
+	// PutDevice takes up a device: one that registers here (Register: the record
+	// has been proven by its signature, and Sponsored says that the user is
+	// theirs), or a newer record of one that is known, or one of another
+	// homeserver. Conflict: an older version. Denied: a proof of equivocation is
+	// known or was just made; it is kept.
+	PutDevice struct {
+		Proof    Identity
+		Register bool
+	}
+	// PutHomeserver takes up another homeserver's record: pinned when first
+	// seen, then only what the chain of keys leads to (PROTOCOL §2). Denied: a
+	// break in the chain, which is kept for the operator.
+	PutHomeserver struct{ Record []byte }
+	// PutSession opens a session; an expired time closes it.
+	PutSession struct{ Session Session }
+
+	// PutKeyPackages takes a device's key packages (RFC 9420 §10): checked,
+	// bound to the device, none handed out twice. LastResort ones replace the
+	// one before. Output.Left says how many one-time packages there are now.
+	PutKeyPackages struct {
+		Device   DeviceURI
+		Packages [][]byte // MLSMessage
+	}
+	// ClaimKeyPackages takes one package for each device of each user
+	// (PROTOCOL §7), in one transaction. Output.Claims has a result per device.
+	ClaimKeyPackages struct {
+		By     string // who is counted: a user, or a peer's domain
+		Users  []UserURI
+		Suites []uint16  // acceptable, in order of preference
+		Except DeviceURI // the asking device
+	}
+	// LeaseGroupInfo hands out what an external commit to a Group needs, to one
+	// requester at a time for a short while (PROTOCOL §7). Output.Lease has it.
+	LeaseGroupInfo struct {
+		Room RoomID
+		User UserURI
+		By   DeviceURI
+		Code string // a join code, "" if none
+	}
+	// PutJoinCode makes a join code, or with Drop removes it.
+	PutJoinCode struct {
+		Code JoinCode
+		Drop bool
+	}
+	// PutLetters queues letters for devices of this homeserver; all or none.
+	// Limited: a queue is full.
+	PutLetters struct {
+		From    string // who is counted: a user, or a peer's domain
+		Letters []Letter
+	}
+	// DropLetters takes a device's letters up to and including UpTo.
+	DropLetters struct {
+		Device DeviceURI
+		UpTo   uint64
+	}
+)
+
+// A ClaimStatus is the result of a claim for one user or one device
+// (draft-ietf-mimi-protocol-06 §5.2).
+type ClaimStatus string
+
+// The results of a claim.
+const (
+	Claimed      ClaimStatus = "ok"
+	Exhausted    ClaimStatus = "exhausted"
+	Incompatible ClaimStatus = "incompatible"
+	NoConsent    ClaimStatus = "no consent"
+	UserUnknown  ClaimStatus = "unknown"
+	UserDeleted  ClaimStatus = "deleted"
+	Unreachable  ClaimStatus = "unreachable" // the user's homeserver does not answer
+)
+
+// A Claim is what a claim came to for one device; Device is "" when it is about
+// the user as a whole.
+type Claim struct {
+	User    UserURI     `json:"user"`
+	Device  DeviceURI   `json:"device,omitempty"`
+	Status  ClaimStatus `json:"status"`
+	Package []byte      `json:"package,omitempty"` // MLSMessage
+	Proof   *Identity   `json:"proof,omitempty"`
+}
+
+// A GroupInfoLease is what an external commit needs.
+type GroupInfoLease struct {
+	Epoch   uint64
+	Info    []byte   // GroupInfo of the epoch without the tree, as an MLSMessage
+	Tree    []byte   // the ratchet tree, in the form of the extension
+	Pending [][]byte // proposals of the epoch, MLSMessages
+	Until   time.Time
+}
