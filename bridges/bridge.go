@@ -58,6 +58,9 @@ type Gateway interface {
 	Submit(ctx context.Context, es ...core.Envelope) ([]core.Receipt, error)
 	// Do asks for one other decision, under the same terms.
 	Do(ctx context.Context, in core.Input) (core.Output, error)
+	// DoAll asks for several decisions in one transaction and in this order; each
+	// has an error of its own. The last error is that of the whole: none was decided.
+	DoAll(ctx context.Context, ins ...core.Input) ([]core.Output, []error, error)
 	// View reads one consistent snapshot.
 	View(ctx context.Context, f func(core.Reader) error) error
 	// Signal passes something ephemeral to the live bridges; never blocks.

@@ -159,6 +159,18 @@ func (r *Runtime) Do(ctx context.Context, in core.Input) (core.Output, error) {
 	return s.outs[0], s.errs[0]
 }
 
+// DoAll implements Gateway.
+func (r *Runtime) DoAll(ctx context.Context, ins ...core.Input) ([]core.Output, []error, error) {
+	if len(ins) > maxSubmit {
+		return nil, nil, core.Errorf(core.TooLarge, "more than %d decisions at once", maxSubmit)
+	}
+	s, err := r.run(ctx, ins)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s.outs, s.errs, nil
+}
+
 // View implements Gateway.
 func (r *Runtime) View(ctx context.Context, f func(core.Reader) error) error {
 	return r.cfg.Store.View(ctx, f)

@@ -128,7 +128,7 @@ func start(t *testing.T, path string, bs ...bridges.Bridge) *rig {
 	f := &flaky{Store: db}
 	key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, 32))
 	rt := bridges.NewRuntime(bridges.RuntimeConfig{Store: f, Bridges: bs, Holder: home,
-		Engine: func() Decider { return core.NewEngine(core.Config{Homeserver: home, Key: key}) }})
+		Engine: func() bridges.Decider { return core.NewEngine(core.Config{Homeserver: home, Key: key}) }})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- rt.Run(ctx) }()
