@@ -216,7 +216,6 @@ func mayPropose(s *State, p *Proposed) error {
 // is a commit in which its author may ask for this. What depends on the rest of
 // the commit is left to Change.Check. The error is a *Violation.
 func CheckProposal(s *State, p *Proposed) error {
-	c := &Change{Before: s}
 	if op, has := s.Operational(); has && !op.ExternalProposal && (p.By == "" || !s.Member(p.By)) {
 		return refuse(NoCapability, "the room takes no external proposals")
 	}
@@ -224,16 +223,14 @@ func CheckProposal(s *State, p *Proposed) error {
 	if err != nil {
 		return err
 	}
+	alone := &Change{Before: s}
 	for _, m := range moves {
-		if err := c.mayMove(m); err != nil {
+		if err := alone.mayMove(m); err != nil {
 			return err
 		}
 	}
 	for _, u := range p.Components {
-		if u.ID == ComponentAuthority {
-			if !s.Member(p.By) {
-				return refuse(CanChangePolicy, "only participants change the authority")
-			}
+		if u.ID == ComponentAuthority && s.Member(p.By) && !u.Remove {
 			continue
 		}
 		if err := mayChangeComponent(s, p, u); err != nil {
