@@ -1,10 +1,6 @@
 package converter
 
-import (
-	"strings"
-
-	"github.com/isthmus-chat/isthmus/core"
-)
+import "github.com/isthmus-chat/isthmus/core"
 
 // PlainText returns the text of an event for those who read neither formats nor
 // threads: a log on a terminal, a device without a screen. Reactions, edits and
@@ -15,19 +11,7 @@ func PlainText(e *core.Event) (text string, ok bool) {
 	if err != nil {
 		return "", false
 	}
-	if c.IsReaction() {
-		text = reactionText(&c.Part)
-		return text, text != ""
-	}
-	b := bodyOf(&c.Part)
-	lines := make([]string, 0, 1+len(b.files))
-	if text = strings.TrimRight(b.text(), "\n"); text != "" {
-		lines = append(lines, text)
-	}
-	for i := range b.files {
-		lines = append(lines, fileText(&b.files[i]))
-	}
-	text = strings.Join(lines, "\n")
+	text = c.Text()
 	return text, text != ""
 }
 
