@@ -64,8 +64,8 @@ func (b *Blocklist) Blocked(domain string) bool {
 
 // bareDomain returns domain in lower case, without a port or a trailing dot.
 func bareDomain(domain string) string {
-	if i := strings.LastIndexByte(domain, ':'); i >= 0 && strings.IndexByte(domain[i:], ']') < 0 {
-		domain = domain[:i]
+	if host := strings.TrimRight(domain, "0123456789"); host != domain && strings.HasSuffix(host, ":") {
+		domain = host[:len(host)-1]
 	}
 	return strings.TrimSuffix(strings.ToLower(domain), ".")
 }
