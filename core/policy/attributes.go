@@ -85,7 +85,7 @@ type Asset struct {
 
 func readDownload(r *reader) uint8 { return r.choice(2) }
 
-// octets appends octets as they are.
+// appendU8 has the form that lists want.
 func appendU8(dst []byte, v uint8) []byte { return append(dst, v) }
 
 func readMediaTypes(r *reader) []mls.MediaType {

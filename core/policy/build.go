@@ -227,16 +227,18 @@ func SetMetadata(m Metadata) []byte { return m.AppendTo(nil) }
 // participant, unless none would be left. Users who join add theirs by
 // SetAuthority if they are to be of it.
 func AuthorityAfter(s *State, removed ...string) (a Authority, changed bool) {
-	gone := slices.Clone(s.perDomain)
-	for i, user := range removed {
-		if d, ok := userDomain(user); ok && s.Member(user) && !slices.Contains(removed[:i], user) {
-			gone = tally(gone, d, -1)
+	going, seen := map[string]int{}, map[string]bool{}
+	for _, user := range removed {
+		if d, ok := userDomain(user); ok && s.Member(user) && !seen[user] {
+			going[d]--
+			seen[user] = true
 		}
 	}
+	after := tally(s.perDomain, going)
 	a.Rule = s.authority.Rule
 	left := 0
 	for _, d := range s.authority.Domains {
-		stays := slices.ContainsFunc(gone, func(c count[string]) bool { return c.key == d })
+		stays := slices.ContainsFunc(after, func(c count[string]) bool { return c.key == d })
 		if stays {
 			left++
 		}

@@ -214,7 +214,7 @@ func (c *Change) mayMove(m move) error {
 	case m.author.byHomeserverOf(m.user) && m.to == RoleNone:
 		return nil // of a user that its homeserver does not have any more
 	}
-	need := s.capabilityFor(m)
+	need := capabilityFor(m)
 	if need == CanBan || need == CanUnban {
 		// Who may change roles and kick may do the same, and more.
 		if role.Has(CanChangeUserRole) && (need == CanUnban || role.Has(CanKick)) {
@@ -235,15 +235,15 @@ func (c *Change) mayMove(m move) error {
 
 // capabilityFor is what changing another participant so takes,
 // draft-ietf-mimi-room-policy-04 §8.1.
-func (s *State) capabilityFor(m move) Capability {
+func capabilityFor(m move) Capability {
 	switch {
-	case s.banning() && m.to == RoleBanned:
+	case m.to == RoleBanned:
 		return CanBan
 	case m.from == RoleNone:
 		return CanAddParticipant
 	case m.to == RoleNone:
 		return CanRemoveParticipant
-	case s.banning() && m.from == RoleBanned:
+	case m.from == RoleBanned:
 		return CanUnban
 	}
 	return CanChangeUserRole

@@ -83,7 +83,7 @@ func (j *judge) mayAddClient(p *Proposed, c Client) error {
 		return need(by, CanAddOwnClient, "the author may not add clients of its own")
 	case j.ClientsAfter(c.User) > j.gained[c.User]:
 		return refuse(CanAddOwnClient, "a user who has clients adds others itself")
-	case moved && m.from == RoleBanned && j.Before.banning():
+	case moved && m.from == RoleBanned:
 		return refuse(NoCapability, "unbanning somebody does not add clients")
 	case j.Before.Fixed():
 		// Clients of existing participants can be added, §5.

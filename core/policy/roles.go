@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// bannedName is what role 1 is called where banning works,
-// draft-ietf-mimi-room-policy-04 §8.1.3.
+// bannedName is what role 1 is called, and no other: "The banned role always has
+// role_index = 1", draft-ietf-mimi-room-policy-04 §8.1.3.
 const bannedName = "banned"
 
 // RoleTargets says to which roles a participant of role From may be moved; role
@@ -73,8 +73,9 @@ func (r Role) appendTo(dst []byte) []byte {
 	})
 }
 
-// ParseRoles reads a roles list. Errors are ErrMalformed: an index twice, or
-// canOpenJoin on a role other than 0 (draft-ietf-mimi-room-policy-04 §8.1.1).
+// ParseRoles reads a roles list. Errors are ErrMalformed: an index twice, a
+// role 1 that is not called banned or another that is, or canOpenJoin on a role
+// other than 0 (draft-ietf-mimi-room-policy-04 §8.1.1, §8.1.3).
 func ParseRoles(b []byte) (Roles, error) {
 	roles, err := parse(b, func(r *reader) Roles { return readList(r, MaxRoles, readRole) })
 	if err != nil {
@@ -85,6 +86,9 @@ func ParseRoles(b []byte) (Roles, error) {
 		r := &roles[i]
 		if seen[r.Index] {
 			return nil, fmt.Errorf("%w: a role twice", ErrMalformed)
+		}
+		if (r.Index == RoleBanned) != (r.Name == bannedName) {
+			return nil, fmt.Errorf("%w: role 1 is the banned one, and no other is", ErrMalformed)
 		}
 		if r.Index != RoleNone && r.Has(CanOpenJoin) {
 			return nil, fmt.Errorf("%w: canOpenJoin is for role 0 only", ErrMalformed)

@@ -34,25 +34,29 @@ type count[K uint32 | string] struct {
 	n   int
 }
 
-// tally returns a copy with n more of key, which may be negative.
-func tally[K uint32 | string](counts []count[K], key K, n int) []count[K] {
-	i, ok := slices.BinarySearchFunc(counts, key, func(c count[K], k K) int {
-		switch {
-		case c.key < k:
-			return -1
-		case c.key > k:
-			return 1
-		}
-		return 0
-	})
-	switch {
-	case !ok:
-		return slices.Insert(counts, i, count[K]{key, n})
-	case counts[i].n+n == 0:
-		return slices.Delete(counts, i, i+1)
+// tally returns the counts with those of more added, which may be negative; it
+// takes as long as both are, for a hostile list has many domains.
+func tally[K uint32 | string](counts []count[K], more map[K]int) []count[K] {
+	keys := make([]K, 0, len(more))
+	for k := range more {
+		keys = append(keys, k)
 	}
-	counts[i].n += n
-	return counts
+	slices.Sort(keys)
+	out := make([]count[K], 0, len(counts)+len(keys))
+	for _, k := range keys {
+		n := more[k]
+		for len(counts) > 0 && counts[0].key < k {
+			out, counts = append(out, counts[0]), counts[1:]
+		}
+		if len(counts) > 0 && counts[0].key == k {
+			n += counts[0].n
+			counts = counts[1:]
+		}
+		if n != 0 {
+			out = append(out, count[K]{k, n})
+		}
+	}
+	return append(out, counts...)
 }
 
 // ParseState reads the dictionary of an epoch: participant_list, roles_list and
@@ -204,10 +208,8 @@ func (s *State) replace(in []byte, first, last int, middle ParticipantList) erro
 
 // count corrects the counts for entries that give way to others.
 func (s *State) count(old, new ParticipantList) {
-	s.perRole, s.perDomain = slices.Clone(s.perRole), slices.Clone(s.perDomain)
-	// Roles are few, and so are domains; the sums go in one by one.
+	roles, domains := map[uint32]int{}, map[string]int{}
 	add := func(list ParticipantList, n int) {
-		roles, domains := map[uint32]int{}, map[string]int{}
 		for _, p := range list {
 			roles[p.Role] += n
 			if p.Role != RoleBanned {
@@ -215,15 +217,10 @@ func (s *State) count(old, new ParticipantList) {
 				domains[d] += n
 			}
 		}
-		for r, n := range roles {
-			s.perRole = tally(s.perRole, r, n)
-		}
-		for d, n := range domains {
-			s.perDomain = tally(s.perDomain, d, n)
-		}
 	}
-	add(new, 1)
 	add(old, -1)
+	add(new, 1)
+	s.perRole, s.perDomain = tally(s.perRole, roles), tally(s.perDomain, domains)
 }
 
 // reindex corrects the index after the entries from first to last of the list
@@ -335,19 +332,13 @@ func (s *State) Can(user string, c Capability) bool { return s.RoleOf(user).Has(
 // Banned reports whether the user is in the list as banned.
 func (s *State) Banned(user string) bool {
 	role, ok := s.Role(user)
-	return ok && role == RoleBanned && s.banning()
+	return ok && role == RoleBanned
 }
 
 // Member reports whether the user participates: is in the list and not banned.
 func (s *State) Member(user string) bool {
 	_, ok := s.Role(user)
 	return ok && !s.Banned(user)
-}
-
-// banning reports whether role 1 is the one for banned users.
-func (s *State) banning() bool {
-	r := s.roles.Find(RoleBanned)
-	return r != nil && r.Name == bannedName
 }
 
 // Participants is the list, in its order; it is to be read only.
