@@ -126,6 +126,7 @@ func TestRenewConverges(t *testing.T) {
 
 func FuzzParseAttestation(f *testing.F) {
 	f.Add(attest(1, nil).Encode())
+	f.Add(attest(1, nil).Bytes)
 	f.Add(attest(2, func(a *Attestation) { a.Revoked = true }).Encode())
 	c := chain(1)
 	f.Fuzz(func(t *testing.T, b []byte) {

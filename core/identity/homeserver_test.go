@@ -250,6 +250,7 @@ func TestChainRapid(t *testing.T) {
 func FuzzParseHomeserver(f *testing.F) {
 	for _, r := range chain(3).Records() {
 		f.Add(r.Encode())
+		f.Add(r.Bytes)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, e := range [][]byte{b, seal(b, Sign(key(100), labelHomeserver, b))} {

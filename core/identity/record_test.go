@@ -346,6 +346,7 @@ func FuzzParseRecord(f *testing.F) {
 	f.Add(first(1, func(r *Record) { r.Links, r.Revoked = ids(2, 3), true }).Encode())
 	f.Add(after(1, first(1, nil), nil).Encode())
 	f.Add([]byte{0x82, 0x40, 0x40})
+	f.Add(first(1, func(r *Record) { r.Links = ids(2, 3) }).Bytes)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		checkParsed(t, b)
 		// Signed by the device itself, the same octets get past the signature.
