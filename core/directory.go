@@ -117,6 +117,7 @@ const (
 	UserUnknown  ClaimStatus = "unknown"
 	UserDeleted  ClaimStatus = "deleted"
 	Unreachable  ClaimStatus = "unreachable" // the user's homeserver does not answer
+	AskAgain     ClaimStatus = "ask again"   // the answer is full
 )
 
 // A Claim is what a claim came to for one device; Device is "" when it is about

@@ -1,0 +1,303 @@
+package core
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"time"
+
+	"github.com/isthmus-chat/isthmus/core/policy"
+)
+
+// Bounds of join codes and leases.
+const (
+	admissionLife = 10 * time.Minute // within it, one use of a code counts once
+	leaseLife     = 10 * time.Second // PROTOCOL §7
+	freeLeases    = 3                // without a commit, before a requester is slowed down
+	maxLeases     = 10               // without a commit, before it is refused
+	leaseMemory   = time.Hour        // after which all is forgiven
+)
+
+// Buckets of join codes.
+const (
+	joinCodes  = "join code" // room key + " " + hash -> codeRow
+	admissions = "admitted"  // room key + " " + user -> Unix seconds: who has given a code
+)
+
+type codeRow struct {
+	_       struct{} `cbor:",toarray"`
+	By      UserURI
+	Uses    uint32
+	Expires int64 // Unix seconds; 0 = never
+}
+
+// JoinCodeHash is how a join code is kept: SHA-256("isthmus join code" || 0x00 ||
+// room || 0x00 || code).
+func JoinCodeHash(room RoomID, code string) [32]byte {
+	return sha256.Sum256([]byte("isthmus join code\x00" + string(room) + "\x00" + code))
+}
+
+// JoinCodesOf lists the join codes of a room. Some may have expired.
+func JoinCodesOf(r Reader, room RoomID) ([]JoinCode, error) {
+	prefix := RoomKey(room) + " "
+	rows, err := under(r, joinCodes, prefix, "", MaxJoinCodes)
+	if err != nil {
+		return nil, err
+	}
+	var out []JoinCode
+	for _, row := range rows {
+		var c codeRow
+		if err := cborInto(row.Data, &c); err != nil {
+			return nil, err
+		}
+		j := JoinCode{Room: room, By: c.By, Uses: c.Uses}
+		if n, err := hex.Decode(j.Hash[:], []byte(row.Key[len(prefix):])); err != nil || n != len(j.Hash) {
+			return nil, Errorf(Internal, "stored join code")
+		}
+		if c.Expires != 0 {
+			j.Expires = time.Unix(c.Expires, 0)
+		}
+		out = append(out, j)
+	}
+	return out, nil
+}
+
+// putJoinCode makes or removes a join code of a Group, as its policy lets By.
+func (e *Engine) putJoinCode(tx Tx, now time.Time, in PutJoinCode) (Output, error) {
+	r, err := e.group(tx, in.Code.Room)
+	if err != nil {
+		return Output{}, err
+	}
+	return Output{}, e.keepCode(tx, now, in, func(c policy.Capability) bool {
+		return in.Code.By == e.system || r.group.policy.Can(string(in.Code.By), c)
+	})
+}
+
+// keepCode is putJoinCode with what By may do. Who made a code may remove it.
+func (e *Engine) keepCode(tx Tx, now time.Time, in PutJoinCode, can func(policy.Capability) bool) error {
+	c := in.Code
+	codes, err := JoinCodesOf(tx, c.Room)
+	if err != nil {
+		return err
+	}
+	var old *JoinCode
+	for i := range codes {
+		if subtle.ConstantTimeCompare(codes[i].Hash[:], c.Hash[:]) == 1 {
+			old = &codes[i]
+		}
+	}
+	if in.Drop {
+		switch {
+		case old == nil:
+			return Errorf(NotFound, "no such join code")
+		case old.By != c.By && !can(policy.CanDeleteJoinCode):
+			return Errorf(Denied, "you may not remove that join code")
+		}
+		return dropCode(tx, old)
+	}
+	switch {
+	case !can(policy.CanCreateJoinCode):
+		return Errorf(Denied, "you may not make join codes in that room")
+	case old != nil:
+		return Errorf(Conflict, "that join code is there already")
+	case !c.Expires.IsZero() && !c.Expires.After(now):
+		return Errorf(Invalid, "that join code is over already")
+	case len(codes) >= MaxJoinCodes:
+		return Errorf(TooLarge, "a room has at most %d join codes", MaxJoinCodes)
+	}
+	row := codeRow{By: c.By, Uses: c.Uses}
+	if !c.Expires.IsZero() {
+		row.Expires = c.Expires.Unix()
+		if err := e.remind(tx, row.Expires, dueCode, codeKey(&c)); err != nil {
+			return err
+		}
+	}
+	return putCBOR(tx, joinCodes, codeKey(&c), &row)
+}
+
+func codeKey(c *JoinCode) string { return RoomKey(c.Room) + " " + hex.EncodeToString(c.Hash[:]) }
+
+func dropCode(tx Tx, c *JoinCode) error {
+	if !c.Expires.IsZero() {
+		if err := forget(tx, c.Expires.Unix(), dueCode, codeKey(c)); err != nil {
+			return err
+		}
+	}
+	return asBroken(tx.DropValue(joinCodes, codeKey(c)))
+}
+
+// tryCode looks for a join code. Tries are limited for the user and for the room,
+// since people choose codes that can be guessed; all codes of the room are
+// compared, each in constant time.
+func (e *Engine) tryCode(tx Tx, now time.Time, room RoomID, user UserURI, code string) (*JoinCode, error) {
+	if len(code) > MaxName {
+		return nil, Errorf(Invalid, "a join code has at most %d octets", MaxName)
+	}
+	m := e.memory()
+	wait := m.tries.take(RoomKey(room)+" "+string(user), 1, now)
+	if wait == 0 {
+		wait = m.roomTry.take(RoomKey(room), 1, now)
+	}
+	if wait > 0 {
+		return nil, limited(wait, "too many join codes tried")
+	}
+	codes, err := JoinCodesOf(tx, room)
+	if err != nil {
+		return nil, err
+	}
+	hash := JoinCodeHash(room, code)
+	found := -1
+	for i := range codes {
+		over := !codes[i].Expires.IsZero() && !codes[i].Expires.After(now)
+		if subtle.ConstantTimeCompare(codes[i].Hash[:], hash[:]) == 1 && !over {
+			found = i
+		}
+	}
+	if found < 0 {
+		return nil, Refuse(Denied, BadKey, "that is no join code of that room")
+	}
+	return &codes[found], nil
+}
+
+// useCode counts a use of a join code, and remembers that user has given one.
+func (e *Engine) useCode(tx Tx, now time.Time, user UserURI, c *JoinCode) error {
+	switch {
+	case c.Uses == 1:
+		if err := dropCode(tx, c); err != nil {
+			return err
+		}
+	case c.Uses > 1:
+		row := codeRow{By: c.By, Uses: c.Uses - 1}
+		if !c.Expires.IsZero() {
+			row.Expires = c.Expires.Unix()
+		}
+		if err := putCBOR(tx, joinCodes, codeKey(c), &row); err != nil {
+			return err
+		}
+	}
+	key, until := RoomKey(c.Room)+" "+string(user), now.Add(admissionLife).Unix()
+	if err := e.remind(tx, until, dueAdmission, key); err != nil {
+		return err
+	}
+	return putCBOR(tx, admissions, key, until)
+}
+
+// admitted reports whether user has lately given a join code of room.
+func (e *Engine) admitted(r Reader, now time.Time, room RoomID, user UserURI) (bool, error) {
+	var until int64
+	err := getCBOR(r, admissions, RoomKey(room)+" "+string(user), &until)
+	if isAbsent(err) {
+		return false, nil
+	}
+	return now.Unix() < until, asBroken(err)
+}
+
+// A lease is the turn of one device to change a room by an external commit.
+type lease struct {
+	device DeviceURI
+	until  time.Time
+}
+
+// A lessee is a device that took leases of a room and did not commit since.
+type lessee struct {
+	taken int
+	last  time.Time
+	code  bool // its user has given a join code
+}
+
+// wait is how long a lessee has to wait for its next lease. Its patience is asked
+// for twice as long each time.
+func (l *lessee) wait(now time.Time) time.Duration {
+	if now.Sub(l.last) >= leaseMemory {
+		*l = lessee{}
+	}
+	if l.taken < freeLeases {
+		return 0
+	}
+	pause := leaseMemory
+	if l.taken < maxLeases {
+		pause = leaseLife << (l.taken - freeLeases)
+	}
+	return max(0, l.last.Add(pause).Sub(now))
+}
+
+// leaseUsed says that a device has committed: its leases were taken in earnest.
+func (e *Engine) leaseUsed(room RoomID, device DeviceURI) {
+	m := e.memory()
+	m.lessees.drop(string(room) + " " + string(device))
+	if m.leases.at(string(room)).device == device {
+		m.leases.drop(string(room))
+	}
+}
+
+// leasedByCode reports whether a device's user gave a join code for its last lease of
+// a room, and the device has not committed since.
+func (e *Engine) leasedByCode(room RoomID, device DeviceURI) bool {
+	return e.memory().lessees.at(string(room) + " " + string(device)).code
+}
+
+// leaseGroupInfo hands out what an external commit needs, if the room's policy lets
+// the user in by one.
+func (e *Engine) leaseGroupInfo(tx Tx, now time.Time, in LeaseGroupInfo) (Output, error) {
+	return e.lend(tx, now, in, func(code bool) (*GroupInfoLease, error) { return e.groupInfo(tx, in.Room, in.User, code) })
+}
+
+// lend is leaseGroupInfo with what the policy says, without and with a join code.
+func (e *Engine) lend(tx Tx, now time.Time, in LeaseGroupInfo, info func(code bool) (*GroupInfoLease, error)) (Output, error) {
+	d, err := getDevice(tx, in.By)
+	switch {
+	case isAbsent(err):
+		return Output{}, Errorf(NotFound, "no such device")
+	case err != nil:
+		return Output{}, asBroken(err)
+	case d.User != in.User || !d.usable(now):
+		return Output{}, Errorf(Denied, "that device is not in use")
+	}
+	m := e.memory()
+	who := m.lessees.at(string(in.Room) + " " + string(in.By))
+	if wait := who.wait(now); wait > 0 {
+		if who.taken >= maxLeases {
+			return Output{}, &Error{Code: Denied, Text: "that device keeps others from joining and does not join", RetryAfter: wait}
+		}
+		return Output{}, limited(wait, "that device asked before and did not join")
+	}
+	turn := m.leases.at(string(in.Room))
+	if turn.device != in.By && turn.until.After(now) {
+		return Output{}, limited(turn.until.Sub(now), "somebody else is joining")
+	}
+	lease, err := info(false)
+	needCode := CodeOf(err) == Denied && ReasonOf(err) == InviteOnly
+	if needCode {
+		lease, err = e.lendByCode(tx, now, &in, info)
+	}
+	if err != nil {
+		return Output{}, err
+	}
+	who.taken, who.last, who.code = who.taken+1, now, needCode
+	turn.device, turn.until = in.By, now.Add(leaseLife)
+	lease.Until = turn.until
+	return Output{Lease: lease}, nil
+}
+
+// lendByCode is for who needs a join code, and has given one before or gives it now.
+func (e *Engine) lendByCode(tx Tx, now time.Time, in *LeaseGroupInfo, info func(code bool) (*GroupInfoLease, error)) (*GroupInfoLease, error) {
+	before, err := e.admitted(tx, now, in.Room, in.User)
+	if err != nil {
+		return nil, err
+	}
+	if before {
+		return info(true)
+	}
+	if in.Code == "" {
+		return info(false)
+	}
+	code, err := e.tryCode(tx, now, in.Room, in.User, in.Code)
+	if err != nil {
+		return nil, err
+	}
+	lease, err := info(true)
+	if err != nil {
+		return nil, err
+	}
+	return lease, e.useCode(tx, now, in.User, code)
+}

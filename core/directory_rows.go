@@ -1,0 +1,282 @@
+package core
+
+import (
+	"container/list"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+)
+
+// Rows of state of the directory are CBOR in the store's key-value rows; the file
+// that a bucket is named in is the only one that writes it. What ends by time has
+// a second row in dueRows, so that what is over is found without a search.
+const (
+	dueRows   = "due" // when (numberKey of Unix seconds) + " " + what + " " + key
+	sweepRows = 256   // at most so many are worked off by one input
+)
+
+// getCBOR reads a row into v; NotFound if there is none.
+func getCBOR(r Reader, bucket, key string, v any) error {
+	b, err := r.Value(bucket, key)
+	if err != nil {
+		return err
+	}
+	return cborInto(b, v)
+}
+
+func cborInto(b []byte, v any) error {
+	if err := cbor.Unmarshal(b, v); err != nil {
+		return Errorf(Internal, "stored row: %w", err)
+	}
+	return nil
+}
+
+// parseNumberKey reads what numberKey wrote.
+func parseNumberKey(s string) (uint64, error) {
+	n, err := strconv.ParseUint(s, 16, 64)
+	if err != nil || len(s) != 16 {
+		return 0, Errorf(Internal, "stored number")
+	}
+	return n, nil
+}
+
+// isAbsent tells a row that is not there from one that cannot be read.
+func isAbsent(err error) bool { return err != nil && CodeOf(err) == NotFound }
+
+// under lists the rows whose key begins with prefix and is after prefix+after.
+func under(r Reader, bucket, prefix, after string, limit int) ([]Value, error) {
+	rows, err := r.Values(bucket, prefix+after, limit)
+	if err != nil {
+		return nil, asBroken(err)
+	}
+	for i := range rows {
+		if !strings.HasPrefix(rows[i].Key, prefix) {
+			return rows[:i], nil
+		}
+	}
+	return rows, nil
+}
+
+// decideDirectory decides the inputs about devices and what they leave, and cleans
+// up after what has ended.
+func (e *Engine) decideDirectory(tx Tx, now time.Time, in Input) (out Output, err error) {
+	switch in := in.(type) {
+	case PutDevice:
+		out, err = e.putDevice(tx, now, in)
+	case PutHomeserver:
+		out, err = e.putHomeserver(tx, in)
+	case PutSession:
+		out, err = e.putSession(tx, now, in)
+	case PutKeyPackages:
+		out, err = e.putKeyPackages(tx, now, in)
+	case ClaimKeyPackages:
+		out, err = e.claimKeyPackages(tx, now, in)
+	case LeaseGroupInfo:
+		out, err = e.leaseGroupInfo(tx, now, in)
+	case PutJoinCode:
+		out, err = e.putJoinCode(tx, now, in)
+	case PutLetters:
+		out, err = e.putLetters(tx, now, in)
+	case DropLetters:
+		err = dropLetters(tx, in.Device, in.UpTo)
+	}
+	if err == nil {
+		err = e.sweep(tx, now, &out)
+	}
+	return out, err
+}
+
+// directory is what the engine remembers of requesters between transactions. It
+// is gone after a restart or a transaction that failed, which costs nothing but
+// that everybody is trusted anew.
+type directory struct {
+	nextDue int64 // nothing is due before; Unix seconds
+
+	uploads  meter // key packages, by device
+	claims   meter // users asked for, by requester
+	takes    meter // one-time packages, by requester and device
+	drains   meter // one-time packages, by device
+	letters  meter // by sender
+	pairs    meter // letters, by sender and device
+	tries    meter // of join codes, by room and user
+	roomTry  meter // of join codes, by room
+	leases   recent[lease]
+	lessees  recent[lessee]
+	prepared bool
+}
+
+// memory returns what is remembered, with its limits set.
+func (e *Engine) memory() *directory {
+	d := &e.directory
+	if !d.prepared {
+		*d = directory{prepared: true,
+			uploads: meter{Burst: 3 * MaxKeyPackages, Every: 5 * time.Second},
+			claims:  meter{Burst: 4 * MaxClaim * userWeight, Every: 100 * time.Millisecond / userWeight},
+			takes:   meter{Burst: 20 * userWeight, Every: 10 * time.Second / userWeight},
+			drains:  meter{Burst: 60, Every: 10 * time.Second},
+			letters: meter{Burst: 1000 * userWeight, Every: 100 * time.Millisecond / userWeight},
+			pairs:   meter{Burst: 100 * userWeight, Every: 10 * time.Second / userWeight},
+			tries:   meter{Burst: 5, Every: time.Minute},
+			roomTry: meter{Burst: 50, Every: 10 * time.Second},
+		}
+	}
+	return d
+}
+
+// remind has what is done to key when it is time; forget takes it back.
+func (e *Engine) remind(tx Tx, at int64, what dueKind, key string) error {
+	d := e.memory()
+	d.nextDue = min(d.nextDue, at)
+	return asBroken(tx.PutValue(dueRows, dueKey(at, what, key), nil))
+}
+
+func forget(tx Tx, at int64, what dueKind, key string) error {
+	return asBroken(tx.DropValue(dueRows, dueKey(at, what, key)))
+}
+
+// A dueKind says what is to be done at the time of a row in dueRows.
+type dueKind string
+
+const (
+	dueSession   dueKind = "session"
+	duePackage   dueKind = "package"
+	dueCode      dueKind = "code"
+	dueAdmission dueKind = "admission"
+)
+
+func dueKey(at int64, what dueKind, key string) string {
+	return numberKey(uint64(max(at, 0))) + " " + string(what) + " " + key
+}
+
+// sweep works off what is due, with a bound; the rest waits for the next input.
+func (e *Engine) sweep(tx Tx, now time.Time, out *Output) error {
+	d := e.memory()
+	if now.Unix() < d.nextDue {
+		return nil
+	}
+	rows, err := tx.Values(dueRows, "", sweepRows)
+	if err != nil {
+		return asBroken(err)
+	}
+	d.nextDue = math.MaxInt64
+	if len(rows) == sweepRows {
+		d.nextDue = 0 // look again
+	}
+	for _, row := range rows {
+		when, what, _ := strings.Cut(row.Key, " ")
+		at, err := parseNumberKey(when)
+		if err != nil {
+			return err
+		}
+		if int64(at) > now.Unix() {
+			d.nextDue = int64(at)
+			return nil
+		}
+		if err := tx.DropValue(dueRows, row.Key); err != nil {
+			return asBroken(err)
+		}
+		if err := e.end(tx, now, int64(at), what, out); err != nil {
+			return asBroken(err)
+		}
+	}
+	return nil
+}
+
+// end does what was to be done at a time that has come.
+func (e *Engine) end(tx Tx, now time.Time, at int64, due string, out *Output) error {
+	what, key, _ := strings.Cut(due, " ")
+	switch dueKind(what) {
+	case dueSession:
+		return e.endSession(tx, key)
+	case duePackage:
+		return e.endPackage(tx, now, at, key, out)
+	case dueCode:
+		return tx.DropValue(joinCodes, key)
+	case dueAdmission:
+		return tx.DropValue(admissions, key)
+	}
+	return Errorf(Internal, "nobody knows what to do with a due %q", what)
+}
+
+// userWeight is how much less a peer's domain is charged than a user: it asks for all
+// of its users.
+const userWeight = 64
+
+// weigh is what n of something costs the requester by, a user or a domain.
+func weigh(by string, n int) int {
+	if strings.HasPrefix(by, "mimi://") {
+		return n * userWeight
+	}
+	return n
+}
+
+// maxRecent bounds how many keys a recent remembers: 10 MB of them.
+const maxRecent = 1 << 16
+
+// recent remembers the keys that were used last.
+type recent[V any] struct {
+	rows  map[string]*list.Element
+	order list.List // of *entry[V], the last used in front
+}
+
+type entry[V any] struct {
+	key   string
+	value V
+}
+
+// at returns the value of key, which is zero at first; the one not used for longest
+// makes room.
+func (m *recent[V]) at(key string) *V {
+	if el := m.rows[key]; el != nil {
+		m.order.MoveToFront(el)
+		return &el.Value.(*entry[V]).value
+	}
+	if m.rows == nil {
+		m.rows = map[string]*list.Element{}
+	}
+	if len(m.rows) >= maxRecent {
+		last := m.order.Back()
+		delete(m.rows, m.order.Remove(last).(*entry[V]).key)
+	}
+	el := m.order.PushFront(&entry[V]{key: key})
+	m.rows[key] = el
+	return &el.Value.(*entry[V]).value
+}
+
+// drop forgets key.
+func (m *recent[V]) drop(key string) {
+	if el := m.rows[key]; el != nil {
+		m.order.Remove(el)
+		delete(m.rows, key)
+	}
+}
+
+// A meter is a token bucket per key: Burst at once, then one Every so often. A key
+// is kept as the time at which its bucket is full again.
+type meter struct {
+	Burst int
+	Every time.Duration
+	full  recent[time.Time]
+}
+
+// take charges n to key, or says how long to wait and charges nothing.
+func (m *meter) take(key string, n int, now time.Time) (wait time.Duration) {
+	full := m.full.at(key)
+	if full.Before(now) {
+		*full = now
+	}
+	then := full.Add(time.Duration(min(n, m.Burst)) * m.Every)
+	if wait = then.Sub(now) - time.Duration(m.Burst)*m.Every; wait > 0 {
+		return wait
+	}
+	*full = then
+	return 0
+}
+
+// limited is the refusal of who has to wait.
+func limited(wait time.Duration, text string) error {
+	return &Error{Code: Limited, Text: text, RetryAfter: wait}
+}
