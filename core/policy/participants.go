@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -219,7 +218,8 @@ func updateParticipants(current []byte, updates [][]byte) ([]byte, error) {
 	if err := whole.finish(); err != nil {
 		return nil, err
 	}
-	out := make([]byte, 0, len(in)+len(u.Added)*64)
+	const header = 4 // room for the longest; the one it comes to is set at the end
+	out := make([]byte, header, header+len(in)+len(u.Added)*64)
 	added := make(map[string]bool, len(u.Added))
 	for _, p := range u.Added {
 		if added[p.User] {
@@ -228,17 +228,14 @@ func updateParticipants(current []byte, updates [][]byte) ([]byte, error) {
 		added[p.User] = true
 	}
 	changed, removed, from, count := u.Changed, u.Removed, 0, uint32(0)
-	for r := (reader{b: in}); len(r.b) > 0; count++ {
-		start := len(in) - len(r.b)
-		name := r.vec()
-		r.take(4)
-		if r.err != nil {
-			return nil, r.err
+	for start, end := 0, 0; start < len(in); start, count = end, count+1 {
+		var name []byte
+		if name, end = entryAt(in, start); end < 0 {
+			return nil, fmt.Errorf("%w: an entry that cannot be read", ErrMalformed)
 		}
-		if isAdded(u.Added, added, name) {
+		if len(u.Added) > 0 && isAdded(u.Added, added, name) {
 			return nil, errTwice
 		}
-		end := len(in) - len(r.b)
 		change := len(changed) > 0 && changed[0].Index == count
 		remove := len(removed) > 0 && removed[0] == count
 		switch {
@@ -263,7 +260,29 @@ func updateParticipants(current []byte, updates [][]byte) ([]byte, error) {
 	for _, p := range u.Added {
 		out = p.appendTo(out)
 	}
-	return appendVec(make([]byte, 0, len(out)+4), out), nil
+	n := len(out) - header
+	out = out[header-headerSize(n):]
+	appendHeader(out[:0], n)
+	return out, nil
+}
+
+// entryAt returns the name in the entry that begins at start, and where the next
+// one begins; -1 if there is none. It reads what ten thousand entries in a row
+// are without a reader's care for each octet.
+func entryAt(b []byte, start int) (name []byte, end int) {
+	head, n := 1, int(b[start])
+	if n >= 1<<6 {
+		r := reader{b: b[start:]}
+		n = len(r.vec())
+		if r.err != nil {
+			return nil, -1
+		}
+		head = headerSize(n)
+	}
+	if end = start + head + n + 4; end > len(b) {
+		return nil, -1
+	}
+	return b[start+head : end-4], end
 }
 
 var errTwice = fmt.Errorf("%w: a user twice", ErrMalformed)
@@ -291,47 +310,4 @@ func compare[T uint32 | int](a, b T) int {
 		return 1
 	}
 	return 0
-}
-
-// indexUsers returns the places of the list in the order of the users' names:
-// as many octets as a list of numbers, copied in microseconds, where a map of
-// ten thousand takes a thousand times as long.
-func indexUsers(list ParticipantList) ([]uint32, error) {
-	index := make([]uint32, len(list))
-	for i := range index {
-		index[i] = uint32(i)
-	}
-	slices.SortFunc(index, func(a, b uint32) int { return strings.Compare(list[a].User, list[b].User) })
-	for i := 1; i < len(index); i++ {
-		if list[index[i-1]].User == list[index[i]].User {
-			return nil, errTwice
-		}
-	}
-	return index, nil
-}
-
-// samePrefix is the number of octets that a and b begin with alike.
-func samePrefix(a, b []byte) int {
-	const step = 4096
-	n, most := 0, min(len(a), len(b))
-	for n+step <= most && bytes.Equal(a[n:n+step], b[n:n+step]) {
-		n += step
-	}
-	for n < most && a[n] == b[n] {
-		n++
-	}
-	return n
-}
-
-// sameSuffix is the number of octets that a and b end with alike.
-func sameSuffix(a, b []byte) int {
-	const step = 4096
-	n, most := 0, min(len(a), len(b))
-	for n+step <= most && bytes.Equal(a[len(a)-n-step:len(a)-n], b[len(b)-n-step:len(b)-n]) {
-		n += step
-	}
-	for n < most && a[len(a)-1-n] == b[len(b)-1-n] {
-		n++
-	}
-	return n
 }
