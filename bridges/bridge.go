@@ -47,6 +47,7 @@ type Batch struct {
 	Sends     []core.Send
 	Letters   []core.Letter
 	Welcomes  []core.Welcome
+	Missing   []string // homeservers whose records are needed
 }
 
 // Gateway is what a bridge may ask of the rest of the house.

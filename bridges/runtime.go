@@ -351,4 +351,5 @@ func (b *Batch) add(o *core.Output) {
 	b.Sends = append(b.Sends, o.Sends...)
 	b.Letters = append(b.Letters, o.Letters...)
 	b.Welcomes = append(b.Welcomes, o.Welcomes...)
+	b.Missing = append(b.Missing, o.Missing...)
 }

@@ -6,6 +6,9 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/isthmus-chat/isthmus/core/identity"
+	"github.com/isthmus-chat/isthmus/mls"
 )
 
 // Bounds of one homeserver. Each guards memory: a room's members and bans stay
@@ -28,6 +31,9 @@ type Config struct {
 	Homeserver string
 	Key        ed25519.PrivateKey
 	MaxRooms   int // 0 = DefaultMaxRooms
+
+	Parallel mls.Parallel        // verifies many signatures at once; nil = one after the other
+	Block    *identity.Blocklist // homeservers that are not believed; nil = none
 }
 
 // An Engine decides. It keeps the state of the rooms in use; what it keeps always
@@ -46,9 +52,13 @@ type Engine struct {
 	system UserURI
 	rooms  map[RoomID]*roomState
 
+	mlsPolicy *mls.Policy // of every Group
+
 	staged  []*Event // accepted in this transaction, not yet written
 	origins map[originKey]*Event
 	arena   []byte // headers of the staged events
+
+	directory directory // what is remembered of requesters
 }
 
 type originKey struct {
@@ -66,6 +76,7 @@ type roomState struct {
 	bans    []Ban
 	joined  int
 	invited int
+	group   *groupState // nil: a Channel, or a Group that was not needed yet
 }
 
 // NewEngine returns an engine without state.
@@ -73,7 +84,8 @@ func NewEngine(cfg Config) *Engine {
 	if cfg.MaxRooms == 0 {
 		cfg.MaxRooms = DefaultMaxRooms
 	}
-	return &Engine{cfg: cfg, system: SystemUser(cfg.Homeserver), rooms: map[RoomID]*roomState{}, origins: map[originKey]*Event{}}
+	return &Engine{cfg: cfg, system: SystemUser(cfg.Homeserver), rooms: map[RoomID]*roomState{},
+		mlsPolicy: newMLSPolicy(cfg.Parallel), origins: map[originKey]*Event{}}
 }
 
 // SystemUser is the homeserver itself as an actor: the operator's commands and
@@ -113,6 +125,18 @@ func (e *Engine) Apply(tx Tx, now time.Time, in Input) (Output, error) {
 		return Output{Items: []Item{item}}, err
 	case DropItems:
 		return Output{}, tx.DropItems(in.To, in.UpTo)
+	case PutDevice, PutHomeserver, PutSession, PutKeyPackages, ClaimKeyPackages, LeaseGroupInfo, PutJoinCode, PutLetters, DropLetters:
+		return e.decideDirectory(tx, now, in)
+	case CreateGroup:
+		return e.createGroup(tx, now, in)
+	case PeerEvents:
+		return e.peerEvents(tx, now, in)
+	case PeerStored:
+		return e.peerStored(tx, in)
+	case PutWelcome:
+		return e.putWelcome(tx, now, in)
+	case DropWelcome:
+		return Output{}, asBroken(tx.DropValue(groupWelcomes, welcomeKey(&in.Welcome)))
 	}
 	return Output{}, Errorf(Unsupported, "unknown input")
 }
@@ -132,8 +156,13 @@ func (e *Engine) envelope(tx Tx, now time.Time, env Envelope) (Output, error) {
 		}
 	}
 	s, signed := env.Body.(Signed)
-	if !signed || r.Kind == Group {
-		return Output{}, Refuse(Unsupported, IsGroup, "this homeserver does not carry end-to-end encrypted rooms")
+	switch {
+	case r.Kind == Group && signed:
+		return Output{}, Refuse(Denied, IsGroup, "that room is end-to-end encrypted: what is readable has no place in it")
+	case r.Kind == Group:
+		return e.sealed(tx, now, env, env.Body.(Sealed))
+	case !signed:
+		return Output{}, Errorf(Invalid, "that room is not end-to-end encrypted")
 	}
 	if s.ContentType == ContentControl {
 		return e.control(tx, now, r, env, s)
@@ -230,25 +259,11 @@ func (e *Engine) Seal(tx Tx) error {
 }
 
 func (e *Engine) write(tx Tx) error {
-	var leaves [MaxBatch][32]byte
 	for todo := e.staged; len(todo) > 0; {
 		n := min(len(todo), MaxBatch)
-		for i, ev := range todo[:n] {
-			s := ev.Body.(Signed)
-			if cap(e.arena)-len(e.arena) < 512 {
-				e.arena = make([]byte, 0, 16<<10)
-			}
-			from := len(e.arena)
-			e.arena = appendHeader(e.arena, ev, &s, e.cfg.Homeserver)
-			s.Header = e.arena[from:len(e.arena):len(e.arena)]
-			ev.Body = s
-			leaves[i] = leafHash(s.Header, sha256.Sum256(s.Content))
-		}
-		for i, v := range vouchFor(e.cfg.Key, leaves[:n]) {
-			s := todo[i].Body.(Signed)
-			s.Vouch = v
-			todo[i].Body = s
-			if err := tx.Append(*todo[i]); err != nil {
+		e.vouch(todo[:n])
+		for _, ev := range todo[:n] {
+			if err := tx.Append(*ev); err != nil {
 				return err
 			}
 		}
@@ -257,6 +272,37 @@ func (e *Engine) write(tx Tx) error {
 	e.staged = e.staged[:0:0] // the events belong to the outputs now
 	clear(e.origins)
 	return nil
+}
+
+// vouch signs what is readable in a batch; what is sealed is signed inside, by its
+// device (RFC 9420 §6.3).
+func (e *Engine) vouch(batch []*Event) {
+	var leaves [MaxBatch][32]byte
+	var which [MaxBatch]int
+	n := 0
+	for i, ev := range batch {
+		s, signed := ev.Body.(Signed)
+		if !signed {
+			continue
+		}
+		if cap(e.arena)-len(e.arena) < 512 {
+			e.arena = make([]byte, 0, 16<<10)
+		}
+		from := len(e.arena)
+		e.arena = appendHeader(e.arena, ev, &s, e.cfg.Homeserver)
+		s.Header = e.arena[from:len(e.arena):len(e.arena)]
+		ev.Body = s
+		leaves[n], which[n] = leafHash(s.Header, sha256.Sum256(s.Content)), i
+		n++
+	}
+	if n == 0 {
+		return
+	}
+	for i, v := range vouchFor(e.cfg.Key, leaves[:n]) {
+		s := batch[which[i]].Body.(Signed)
+		s.Vouch = v
+		batch[which[i]].Body = s
+	}
 }
 
 // room returns the state of a room, loading it on first use.

@@ -28,13 +28,16 @@ var room = core.NewRoomID(home, "chan")
 // house is an engine over a real SQLite store, one transaction per call.
 type house struct {
 	t      testing.TB
+	domain string
 	store  *store.DB
 	engine *core.Engine
 	now    time.Time
 }
 
-func newHouse(t testing.TB) *house {
-	db, err := store.Open(context.Background(), store.Options{URL: "sqlite:" + filepath.Join(t.TempDir(), "a.db"), Homeserver: home})
+func newHouse(t testing.TB) *house { return newHouseAt(t, home) }
+
+func newHouseAt(t testing.TB, domain string) *house {
+	db, err := store.Open(context.Background(), store.Options{URL: "sqlite:" + filepath.Join(t.TempDir(), "a.db"), Homeserver: domain})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +46,7 @@ func newHouse(t testing.TB) *house {
 			t.Error(err)
 		}
 	})
-	h := &house{t: t, store: db, now: time.UnixMilli(1_800_000_000_000)}
+	h := &house{t: t, domain: domain, store: db, now: time.UnixMilli(1_800_000_000_000)}
 	h.restart()
 	return h
 }
@@ -51,7 +54,7 @@ func newHouse(t testing.TB) *house {
 var key = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, 32))
 
 func (h *house) restart() {
-	h.engine = core.NewEngine(core.Config{Homeserver: home, Key: key})
+	h.engine = core.NewEngine(core.Config{Homeserver: h.domain, Key: homeKey(h.domain)})
 }
 
 func (h *house) apply(ins ...core.Input) (outs []core.Output, errs []error) {
@@ -344,8 +347,8 @@ func TestDeletionLeavesATombstone(t *testing.T) {
 func TestGroupsAreRefusedBeforeAnythingIsOpened(t *testing.T) {
 	h := newHouse(t)
 	h.do(core.CreateRoom{Room: core.Room{ID: room, Name: "g", Kind: core.Group}})
-	h.refused(say(alice, "plain"), core.Unsupported, core.IsGroup)
-	h.refused(join(alice), core.Unsupported, core.IsGroup)
+	h.refused(say(alice, "plain"), core.Denied, core.IsGroup)
+	h.refused(join(alice), core.Denied, core.IsGroup)
 	link := core.Link{ID: "l1", Room: room, Network: "irc:libera", Place: "#x", Owner: "op"}
 	h.refused(core.PutLink{Link: link}, core.Denied, core.IsGroup)
 	h.do(core.PutLink{Link: link, Caps: core.Caps{Sealed: true}})

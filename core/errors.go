@@ -54,6 +54,8 @@ type Error struct {
 	Reason     Reason // which rule refused, where a protocol has a word of its own for it
 	Text       string
 	RetryAfter time.Duration // with Limited and Unavailable; 0 if unknown
+	Epoch      uint64        // with StaleEpoch: the one that the room is in
+	Missing    string        // with Unavailable: the homeserver whose record would help
 	Err        error         // the cause, for the log
 }
 

@@ -66,6 +66,9 @@ type Handshake struct {
 	// Records are device records with attestations of the devices that a commit
 	// brings in, so that every homeserver can judge them: see Identity.
 	Records []Identity `cbor:"8,keyasint,omitempty"`
+	// Code says that the sender of an external commit has shown a join code to
+	// Home, whose word counts for it: only Home knows the codes that it keeps.
+	Code bool `cbor:"9,keyasint,omitempty"`
 }
 
 // An Identity is what a homeserver knows of a device: the signed record and the
@@ -156,6 +159,14 @@ type (
 		Room   RoomID
 		Events []PeerEvent
 	}
+	// PutWelcome takes a Welcome that another homeserver has for devices here: a
+	// letter for each device whose key package it names. Denied: for nobody here.
+	PutWelcome struct {
+		From    string
+		Welcome Welcome
+	}
+	// DropWelcome takes a Welcome off the queue of Welcomes: it has arrived.
+	DropWelcome struct{ Welcome Welcome }
 	// PeerStored says how far the log of Room is stored at a peer.
 	PeerStored struct {
 		Peer string

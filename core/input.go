@@ -72,6 +72,24 @@ func (PutValue) input()   {}
 func (PutItem) input()    {}
 func (DropItems) input()  {}
 
+func (CreateGroup) input()      {}
+func (PutWelcome) input()       {}
+func (DropWelcome) input()      {}
+func (Propose) input()          {}
+func (PeerMessages) input()     {}
+func (Tick) input()             {}
+func (PeerEvents) input()       {}
+func (PeerStored) input()       {}
+func (PutDevice) input()        {}
+func (PutHomeserver) input()    {}
+func (PutSession) input()       {}
+func (PutKeyPackages) input()   {}
+func (ClaimKeyPackages) input() {}
+func (LeaseGroupInfo) input()   {}
+func (PutJoinCode) input()      {}
+func (PutLetters) input()       {}
+func (DropLetters) input()      {}
+
 // Output is what one input came to. It is released only after the commit.
 type Output struct {
 	Event     *Event // the event an envelope became, or the one it repeats
@@ -86,7 +104,9 @@ type Output struct {
 	Sends     []Send      // for the agreement of other homeservers
 	Letters   []Letter    // queued for devices
 	Welcomes  []Welcome   // for homeservers that are not yet part of a room
+	Missing   []string    // homeservers whose records an approval waits for
 	Stored    uint64      // of PeerEvents
+	Stopped   Code        // of PeerEvents: why it stopped at Stored; Internal = it did not
 	Left      int         // of PutKeyPackages
 	Claims    []Claim
 	Lease     *GroupInfoLease

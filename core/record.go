@@ -4,8 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"time"
-
-	"github.com/fxamacker/cbor/v2"
 )
 
 // A header says who said what kind of thing where and when; it is what the
@@ -156,10 +154,11 @@ func AppendRecord(b []byte, e *Event) []byte {
 	switch body := e.Body.(type) {
 	case Sealed:
 		b = append(b, recordVersion, flagSealed)
-		h, err := cbor.Marshal([]any{e.Room, e.Sender, e.Sent.UnixMilli(), e.Origin.Network, e.Origin.ID})
-		if err != nil {
-			panic(err) // strings and a number: cannot fail
-		}
+		h := make([]byte, 0, 256)
+		h = cborText(cborText(append(h, 0x80|sealedFields), string(e.Room)), string(e.Sender))
+		h = cborInt(h, e.Sent.UnixMilli())
+		h = cborText(cborText(h, string(e.Origin.Network)), e.Origin.ID)
+		h = cborHead(cborText(h, e.Home), 0x00, e.ID.Seq())
 		part(h)
 		part(body.Message)
 	case Signed:
@@ -221,21 +220,23 @@ func ReadRecord(b []byte, seq uint64, accepted time.Time, homeserver string) (Ev
 	return e, nil
 }
 
+// sealedFields: [room, sender, sent ms, network, origin ID, home, place in home's log].
+const sealedFields = 7
+
 func readSealed(e Event, header, message []byte, homeserver string) (Event, error) {
-	var h struct {
-		_       struct{} `cbor:",toarray"`
-		Room    RoomID
-		Sender  UserURI
-		Sent    int64
-		Network Network
-		Origin  string
+	r := cborReader{b: header, all: string(header)}
+	major, n := r.head()
+	e.Room, e.Sender, e.Sent = RoomID(r.text()), UserURI(r.text()), time.UnixMilli(r.int())
+	e.Origin = Origin{Network: Network(r.text()), ID: r.text()}
+	e.Home = r.text()
+	_, place := r.head()
+	if r.bad || len(r.b) != 0 || major != 0x80 || n != sealedFields {
+		return e, Errorf(Internal, "stored event %d is broken", e.Seq)
 	}
-	if err := cbor.Unmarshal(header, &h); err != nil {
-		return e, Errorf(Internal, "stored event %d is broken: %w", e.Seq, err)
+	if e.Home != "" {
+		homeserver = e.Home
 	}
-	e.Room, e.Sender, e.Sent = h.Room, h.Sender, time.UnixMilli(h.Sent)
-	e.Origin = Origin{Network: h.Network, ID: h.Origin}
-	e.ID = NewEventID(e.Room, homeserver, e.Seq)
+	e.ID = NewEventID(e.Room, homeserver, place)
 	e.Body = Sealed{Message: message}
 	return e, nil
 }

@@ -42,7 +42,7 @@ var importTable = map[string][]string{
 // testImports are the additional arrows that tests may draw: a package is
 // tested with what it is used with.
 var testImports = map[string][]string{
-	"core":           {"store"},
+	"core":           {"store", "mls/group"},
 	"bridges":        {"store", "converter"},
 	"bridges/irc":    {"store"},
 	"bridges/matrix": {"store"},

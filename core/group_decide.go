@@ -1,0 +1,425 @@
+package core
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/isthmus-chat/isthmus/core/policy"
+	"github.com/isthmus-chat/isthmus/mls"
+)
+
+// examined is a handshake that fits the group's present state.
+type examined struct {
+	actor     policy.Client // who commits or proposes; Device "" for an external sender
+	commit    *mls.Message  // nil: proposals
+	staged    *mls.Staged
+	policy    *policy.State // after the commit
+	added     []policy.Client
+	removed   []policy.Client
+	of        *Handshake
+	code      bool // the homeserver that offers it has seen a join code
+	proposals []*mls.Message
+}
+
+// same reports whether h brings with the same messages the same things beside.
+func (x *examined) same(h *Handshake) bool {
+	return x.code == h.Code && bytes.Equal(x.of.Info, h.Info) && bytes.Equal(x.of.Welcome, h.Welcome) && len(h.More) == 0
+}
+
+// CheckHandshake says whether h may be offered to the agreement of its room now,
+// and marks it if its sender has shown a join code here. Beside what Decide asks it judges what each homeserver sees for itself:
+// who the devices are, and whether their key packages are in date.
+func (e *Engine) CheckHandshake(tx Tx, now time.Time, h *Handshake) error {
+	r, err := e.group(tx, h.Room)
+	if err != nil {
+		return err
+	}
+	h.Code = e.leasedByCode(h.Room, h.By)
+	x, err := r.group.examine(h)
+	if err != nil {
+		return err
+	}
+	if h.By != "" && x.actor.Device != string(h.By) {
+		return Errorf(Denied, "a device offers its own handshakes")
+	}
+	if x.commit == nil {
+		return nil
+	}
+	for _, k := range x.staged.AddedPackages {
+		if err := checkLifetime(k.Leaf.Lifetime, now); err != nil {
+			return err
+		}
+	}
+	return e.judgeAll(tx, now, r.group.newcomers(x, h.Records))
+}
+
+// checkLifetime holds a leaf to its lifetime (RFC 9420 §7.3).
+func checkLifetime(l mls.Lifetime, now time.Time) error {
+	if s := uint64(now.Unix()); s < l.NotBefore || s > l.NotAfter {
+		return Errorf(Invalid, "a key package is not in date")
+	}
+	return nil
+}
+
+// Decide applies one agreed handshake. It depends on the group's state and on h
+// alone, so that every homeserver of the room comes to the same end; a refusal
+// (Broken is false) changes nothing. Opened is set when a commit opened an epoch.
+func (e *Engine) Decide(tx Tx, now time.Time, h *Handshake) (Output, *Opened, error) {
+	r, err := e.group(tx, h.Room)
+	if err != nil {
+		return Output{}, nil, err
+	}
+	x, err := r.group.examine(h)
+	if err != nil {
+		return Output{}, nil, err
+	}
+	if x.commit == nil {
+		out, err := e.propose(tx, now, r, h, x)
+		return out, nil, err
+	}
+	return e.open(tx, now, r, h, x)
+}
+
+// examine holds a handshake to RFC 9420, to the room's policy and to its bounds.
+// The last result is kept: who offers a handshake usually decides it next.
+func (g *groupState) examine(h *Handshake) (*examined, error) {
+	id := h.ID()
+	if g.result != nil && g.checkedOn == g.public && g.checked == id && g.result.same(h) {
+		return g.result, nil
+	}
+	m, err := g.framing(h.Message)
+	if err != nil {
+		return nil, err
+	}
+	x := &examined{of: h, code: h.Code}
+	if m.Public.Content.ContentType == mls.ContentCommit {
+		if len(h.More) > 0 {
+			return nil, Errorf(Invalid, "a commit comes alone")
+		}
+		x.commit = m
+		err = g.examineCommit(x, h)
+	} else {
+		err = g.examineProposals(x, m, h)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if x.commit != nil { // proposals change the state that they were examined on
+		g.checked, g.checkedOn, g.result = id, g.public, x
+	}
+	return x, nil
+}
+
+// framing reads what a handshake message says of itself.
+func (g *groupState) framing(b []byte) (*mls.Message, error) {
+	m, err := mls.Parse(b)
+	if err != nil {
+		return nil, Errorf(Invalid, "handshake: %w", err)
+	}
+	switch {
+	case m.Public == nil || m.Public.Content.ContentType == mls.ContentApplication:
+		return nil, Errorf(Invalid, "a handshake is a proposal or commit that homeservers can follow (PublicMessage)")
+	case !bytes.Equal(m.Public.Content.GroupID, g.public.GroupID()):
+		return nil, Errorf(Invalid, "a handshake of another group")
+	case m.Public.Content.Epoch < g.public.Epoch():
+		return nil, g.stale("another commit ended that epoch")
+	case m.Public.Content.Epoch > g.public.Epoch():
+		return nil, g.stale("that epoch has not begun")
+	}
+	return m, nil
+}
+
+func (g *groupState) stale(text string) error {
+	return &Error{Code: StaleEpoch, Text: text, Epoch: g.public.Epoch()}
+}
+
+// examineCommit stages a commit and asks the room's policy about it.
+func (g *groupState) examineCommit(x *examined, h *Handshake) (err error) {
+	if x.staged, err = g.public.Stage(&x.commit.Public.AuthenticatedContent); err != nil {
+		return Errorf(Invalid, "commit: %w", err)
+	}
+	if x.staged.ReInit != nil {
+		return Errorf(Unsupported, "this homeserver does not move rooms to new groups")
+	}
+	if err := g.checkWaiting(x.staged); err != nil {
+		return err
+	}
+	if err := g.movement(x); err != nil {
+		return err
+	}
+	dict, err := x.staged.Context().Extensions.AppData()
+	if err != nil {
+		return Errorf(Invalid, "commit: %w", err)
+	}
+	if x.policy, err = g.policy.Next(dict, x.staged.Components); err != nil {
+		return Errorf(Invalid, "room policy: %w", err)
+	}
+	if g.gone[x.actor.User] {
+		return Refuse(Denied, NotJoined, "you are leaving that room")
+	}
+	if err := g.change(x).Check(); err != nil {
+		return Errorf(Denied, "%w", err)
+	}
+	if err := g.checkWelcome(x, h); err != nil {
+		return err
+	}
+	return checkInfo(x, h.Info)
+}
+
+// checkWaiting demands that a commit takes up who leaves: a room that never does
+// would keep them for ever (draft-ietf-mimi-protocol-06 §7.1).
+func (g *groupState) checkWaiting(st *mls.Staged) error {
+	for _, p := range g.public.Pending() {
+		if p.Proposal.Type != mls.ProposalSelfRemove || slices.Contains(st.Removed, p.Sender.Index) {
+			continue
+		}
+		return Errorf(Conflict, "somebody's leaving waits to be committed")
+	}
+	return nil
+}
+
+// movement finds who commits, who comes in and who goes out.
+func (g *groupState) movement(x *examined) error {
+	st := x.staged
+	committer, err := leafClient(st.Tree.Leaf(st.Committer))
+	if err != nil {
+		return err
+	}
+	committer.Leaf = st.Committer
+	x.actor = committer
+	for _, i := range st.Removed {
+		c, err := leafClient(g.public.Tree().Leaf(i))
+		if err != nil {
+			return asBroken(err)
+		}
+		c.Leaf = i
+		x.removed = append(x.removed, c)
+	}
+	for _, i := range st.Added {
+		c, err := leafClient(st.Tree.Leaf(i))
+		if err != nil {
+			return err
+		}
+		c.Leaf = i
+		x.added = append(x.added, c)
+	}
+	if st.Sender.Type == mls.SenderNewMemberCommit {
+		x.added = append(x.added, committer)
+	}
+	return nil
+}
+
+// change is the commit as the room's policy sees it.
+func (g *groupState) change(x *examined) *policy.Change {
+	c := &policy.Change{Before: g.policy, After: x.policy, Actor: x.actor.User,
+		External: x.staged.Sender.Type == mls.SenderNewMemberCommit, Added: x.added, Removed: x.removed}
+	for _, r := range x.removed {
+		c.Resync = c.Resync || c.External && r.Device == x.actor.Device
+	}
+	if c.Proposals = g.authors(x); c.External && x.code {
+		c.CodeRole = policy.RoleMember
+	}
+	after := map[string]int{}
+	for _, a := range x.added {
+		after[a.User]++
+	}
+	for _, r := range x.removed {
+		after[r.User]--
+	}
+	c.ClientsAfter = func(user string) int { return len(g.leaves[user]) + after[user] }
+	c.Members = x.staged.Tree.Members
+	return c
+}
+
+// authors lists what each proposal of a commit asks for: its author is the one who
+// needs the right to it, whoever commits it.
+func (g *groupState) authors(x *examined) []policy.Proposed {
+	out := make([]policy.Proposed, 0, len(x.staged.Entries))
+	added := x.added
+	for _, e := range x.staged.Entries {
+		p := g.proposed(e.Proposal, e.Sender)
+		if e.Ref == nil {
+			p.By = x.actor.User
+		}
+		if e.Proposal.Type == mls.ProposalAdd {
+			p.Added, added = added[:1], added[1:]
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// proposed is one proposal as the room's policy sees it.
+func (g *groupState) proposed(p *mls.Proposal, by mls.Sender) policy.Proposed {
+	out := policy.Proposed{Type: p.Type, Extensions: p.Extensions}
+	client := func(leaf uint32) policy.Client {
+		if l := g.public.Tree().Leaf(leaf); l != nil {
+			c, _ := leafClient(l) // in the tree, so it was read before
+			c.Leaf = leaf
+			return c
+		}
+		return policy.Client{}
+	}
+	switch by.Type {
+	case mls.SenderMember:
+		out.By = client(by.Index).User
+	case mls.SenderNewMemberProposal:
+		if p.Add != nil {
+			c, _ := leafClient(p.Add.Leaf)
+			out.By = c.User
+		}
+	case mls.SenderExternal:
+		if s := g.public.ExternalSenders(); int(by.Index) < len(s) {
+			out.Domain = strings.TrimPrefix(string(s[by.Index].Credential.Data), "mimi://")
+		}
+	}
+	switch p.Type {
+	case mls.ProposalAdd:
+		c, _ := leafClient(p.Add.Leaf)
+		out.Added = []policy.Client{c}
+	case mls.ProposalRemove:
+		out.Removed = []policy.Client{client(p.Removed)}
+	case mls.ProposalSelfRemove:
+		out.Removed = []policy.Client{client(by.Index)}
+	case mls.ProposalAppDataUpdate:
+		out.Components = []policy.ComponentUpdate{{ID: p.Component, Remove: p.Operation == mls.AppDataRemove, Update: p.Data}}
+	}
+	return out
+}
+
+// checkWelcome demands a Welcome with a part for each device that is added, and for
+// nobody else: what is for nobody would be kept for nobody.
+func (g *groupState) checkWelcome(x *examined, h *Handshake) error {
+	packages := x.staged.AddedPackages
+	if len(packages) == 0 {
+		if len(h.Welcome) > 0 {
+			return Errorf(Invalid, "a Welcome for nobody")
+		}
+		return nil
+	}
+	m, err := mls.Parse(h.Welcome)
+	if err != nil || m.Welcome == nil {
+		return Errorf(Invalid, "a commit that adds devices has a Welcome for them")
+	}
+	if len(m.Welcome.Secrets) != len(packages) {
+		return Errorf(Invalid, "a Welcome has one part for each device that is added")
+	}
+	for i, k := range packages {
+		ref, err := k.Ref()
+		if err != nil {
+			return Errorf(Invalid, "key package: %w", err)
+		}
+		if !slices.ContainsFunc(m.Welcome.Secrets, func(s mls.EncryptedGroupSecrets) bool { return bytes.Equal(s.NewMember, ref) }) {
+			return Errorf(Invalid, "the Welcome has no part for device %d", i)
+		}
+	}
+	return nil
+}
+
+// GroupInfo options of draft-ietf-mimi-protocol-06 §5.3.
+const (
+	infoFull    = 1
+	infoPartial = 2
+)
+
+// checkInfo holds the GroupInfo of a commit to the epoch that the commit opens:
+// who joins by an external commit relies on it.
+func checkInfo(x *examined, option []byte) error {
+	if len(option) < 2 || len(option) > maxInfo {
+		return Errorf(Invalid, "a commit has a GroupInfo of its epoch within %d octets", maxInfo)
+	}
+	info, err := infoOf(option, mls.GroupInfoParts{Context: x.staged.Context(), ConfirmationTag: x.commit.Public.ConfirmationTag,
+		Signer: x.staged.Committer, SignatureKey: x.staged.Tree.Leaf(x.staged.Committer).SignatureKey})
+	if err != nil {
+		return Errorf(Invalid, "group info: %w", err)
+	}
+	switch {
+	case !bytes.Equal(info.Context.AppendTo(nil), x.staged.ContextBytes()):
+		return Errorf(Invalid, "the GroupInfo is of another epoch")
+	case !bytes.Equal(info.ConfirmationTag, x.commit.Public.ConfirmationTag) || info.Signer != x.staged.Committer:
+		return Errorf(Invalid, "the GroupInfo is not the committer's")
+	}
+	if _, err := info.ExternalPub(); err != nil {
+		return Errorf(Invalid, "the GroupInfo has no key for external commits")
+	}
+	return nil
+}
+
+// infoOf reads a GroupInfoOption; the signature is verified.
+func infoOf(option []byte, known mls.GroupInfoParts) (*mls.GroupInfo, error) {
+	switch option[0] {
+	case infoFull:
+		info, err := mls.ParseGroupInfo(option[1:])
+		if err == nil {
+			err = info.Verify(known.SignatureKey)
+		}
+		return info, err
+	case infoPartial:
+		p, err := mls.ParsePartialGroupInfo(option[1:])
+		if err != nil {
+			return nil, err
+		}
+		if p.Presence.Now() {
+			return nil, Errorf(Invalid, "the tree travels beside the GroupInfo")
+		}
+		known.Before = p.Presence.Before()
+		return p.GroupInfo(known)
+	}
+	return nil, Errorf(Unsupported, "GroupInfo representation %d", option[0])
+}
+
+// examineProposals holds proposals to what can be said of them alone. They are
+// all of one sender, and taken together or not at all.
+func (g *groupState) examineProposals(x *examined, first *mls.Message, h *Handshake) error {
+	if len(h.More) >= MaxProposals {
+		return Errorf(TooLarge, "more than %d proposals at once", MaxProposals)
+	}
+	x.proposals = []*mls.Message{first}
+	sender := first.Public.Content.Sender
+	for _, b := range h.More {
+		m, err := g.framing(b)
+		if err != nil {
+			return err
+		}
+		if m.Public.Content.ContentType != mls.ContentProposal || m.Public.Content.Sender != sender {
+			return Errorf(Invalid, "proposals of one handshake are of one sender")
+		}
+		x.proposals = append(x.proposals, m)
+	}
+	switch sender.Type {
+	case mls.SenderMember:
+		l := g.public.Tree().Leaf(sender.Index)
+		if l == nil {
+			return Errorf(Invalid, "no such member")
+		}
+		x.actor, _ = leafClient(l)
+		x.actor.Leaf = sender.Index
+	case mls.SenderNewMemberProposal:
+		if p := first.Public.Content.Proposal; p.Type == mls.ProposalAdd {
+			x.actor, _ = leafClient(p.Add.Leaf)
+		}
+	}
+	return g.checkPending(x, sender)
+}
+
+// checkPending bounds what one device may leave for others to commit.
+func (g *groupState) checkPending(x *examined, sender mls.Sender) error {
+	mine := 0
+	for _, p := range g.public.Pending() {
+		if p.Sender == sender {
+			mine++
+		}
+	}
+	if n := len(x.proposals); mine+n > maxDevicePending && n <= maxDevicePending || g.public.PendingCount()+n > maxGroupPending {
+		return &Error{Code: Limited, Text: "too many proposals wait for a commit", RetryAfter: time.Second}
+	}
+	for _, m := range x.proposals {
+		p := g.proposed(m.Public.Content.Proposal, sender)
+		if err := policy.CheckProposal(g.policy, &p); err != nil {
+			return Errorf(Denied, "%w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,136 @@
+package core
+
+import (
+	"bytes"
+	"slices"
+	"time"
+
+	"github.com/isthmus-chat/isthmus/core/policy"
+	"github.com/isthmus-chat/isthmus/mls"
+)
+
+// NetworkNative is where devices and homeservers speak our own protocol.
+const NetworkNative Network = "native"
+
+// maxPeerEvents bounds one batch of one room: a megabyte of short messages.
+const maxPeerEvents = 4096
+
+// sealed decides one application message of a device here.
+func (e *Engine) sealed(tx Tx, now time.Time, env Envelope, body Sealed) (Output, error) {
+	r, err := e.group(tx, env.Room)
+	if err != nil {
+		return Output{}, err
+	}
+	if env.Sender.Domain() != e.cfg.Homeserver {
+		return Output{}, Errorf(Denied, "that user belongs to another homeserver")
+	}
+	if err := r.group.checkSealed(env.Sender, body); err != nil {
+		return Output{}, err
+	}
+	return Output{Event: e.stage(r, now, env, nil)}, nil
+}
+
+// checkSealed holds an application message to its framing (RFC 9420 §6.3), which is
+// all of it that a homeserver can read, and its sender to the room's policy.
+func (g *groupState) checkSealed(sender UserURI, body Sealed) error {
+	m, err := mls.Parse(body.Message)
+	if err != nil {
+		return Errorf(Invalid, "message: %w", err)
+	}
+	epoch, u := g.public.Epoch(), string(sender)
+	switch {
+	case m.Private == nil || m.Private.ContentType != mls.ContentApplication:
+		return Errorf(Invalid, "an end-to-end encrypted room carries only encrypted application messages")
+	case !bytes.Equal(m.Private.GroupID, g.public.GroupID()):
+		return Errorf(Invalid, "a message of another group")
+	case m.Private.Epoch > epoch:
+		return g.stale("that epoch has not begun")
+	case epoch-m.Private.Epoch > uint64(g.policy.EpochTolerance()):
+		return g.stale("that epoch ended too long ago")
+	}
+	if len(g.leaves[u]) == 0 || g.gone[u] {
+		return Refuse(Denied, NotJoined, "you are not in that room")
+	}
+	if !g.policy.Can(u, policy.CanSendMessage) {
+		return Refuse(Denied, Muted, "you have no voice in that room")
+	}
+	return nil
+}
+
+// peerEvents takes what another homeserver accepted from its devices. A message
+// that is refused here is passed over, so that it stops nobody's; one of an epoch
+// that has not begun here stops the batch, and comes again.
+func (e *Engine) peerEvents(tx Tx, now time.Time, in PeerEvents) (Output, error) {
+	r, err := e.group(tx, in.Room)
+	if err != nil {
+		return Output{}, err
+	}
+	g := r.group
+	if in.From == e.cfg.Homeserver || !slices.Contains(g.head.Domains, in.From) {
+		return Output{}, Errorf(Denied, "that homeserver has nobody in that room")
+	}
+	if len(in.Events) > maxPeerEvents {
+		return Output{}, Errorf(TooLarge, "more than %d messages of one room at once", maxPeerEvents)
+	}
+	at, known := g.stored[in.From]
+	if !known {
+		if at, err = position(tx, groupStored, RoomKey(in.Room)+"/"+in.From); err != nil {
+			return Output{}, asBroken(err)
+		}
+		g.stored[in.From] = at
+	}
+	log, was := logID(in.Room, in.From), at
+	out := Output{Stored: at}
+	for i := range in.Events {
+		p := &in.Events[i]
+		if p.Seq <= at {
+			continue
+		}
+		if p.Prev > at && at > 0 {
+			err = Errorf(Conflict, "something before these messages is missing")
+			break
+		}
+		if err = g.checkPeerEvent(in.From, p); CodeOf(err) == StaleEpoch && err != nil && g.ahead(p) {
+			break
+		} else if err == nil {
+			env := Envelope{Room: in.Room, Sender: p.Sender, Origin: Origin{Network: NetworkNative}, Sent: time.UnixMilli(p.Accepted), Body: Sealed{Message: p.Message}}
+			ev := e.stage(r, now, env, nil)
+			ev.Home, ev.ID = in.From, log.at(p.Seq)
+			out.Events = append(out.Events, ev)
+		}
+		at, err = p.Seq, nil
+	}
+	if at == was {
+		return out, err
+	}
+	g.stored[in.From], out.Stored = at, at
+	if perr := putCBOR(tx, groupStored, RoomKey(in.Room)+"/"+in.From, at); perr != nil {
+		return Output{}, perr
+	}
+	if err != nil { // what came before it is taken: the answer says how far
+		out.Stopped = CodeOf(err)
+	}
+	return out, nil
+}
+
+func (g *groupState) checkPeerEvent(from string, p *PeerEvent) error {
+	if len(p.Message) > MaxContent {
+		return Errorf(TooLarge, "a message over %d octets", MaxContent)
+	}
+	if p.Sender.Domain() != from {
+		return Errorf(Denied, "a homeserver speaks for its own users")
+	}
+	return g.checkSealed(p.Sender, Sealed{Message: p.Message})
+}
+
+// ahead reports whether a message is of an epoch that has not begun here.
+func (g *groupState) ahead(p *PeerEvent) bool {
+	m, err := mls.Parse(p.Message)
+	return err == nil && m.Private != nil && m.Private.Epoch > g.public.Epoch()
+}
+
+// peerStored remembers how far a peer has our log of a room; it never runs back
+// unless the peer lost what it had.
+func (e *Engine) peerStored(tx Tx, in PeerStored) (Output, error) {
+	return Output{}, putCBOR(tx, groupPositions, in.Peer+"/"+RoomKey(in.Room), in.Seq)
+}
