@@ -135,6 +135,12 @@ type Rooms struct {
 	Rooms []Room `json:"rooms"`
 }
 
+// JoinRoom is POST /v1/rooms/{room}/join, of a Channel: a Group is joined by a
+// handshake.
+type JoinRoom struct {
+	Key string `json:"key,omitempty"` // where the Channel asks for one
+}
+
 // Send is POST /v1/rooms/{room}/messages: one or many, in order. The header
 // Idempotency-Key or each message's ID makes a repeat harmless.
 type Send struct {
