@@ -84,6 +84,8 @@ func FuzzNext(f *testing.F) {
 	a := ParticipantList{{user(0), 7}, {user(1), 2}, {user(2), 2}}.AppendTo(nil)
 	f.Add(a, ParticipantList{{user(0), 7}, {user(2), 2}}.AppendTo(nil))
 	f.Add(a, ParticipantList{{user(0), 7}, {user(4), 2}, {user(1), 3}, {user(2), 2}}.AppendTo(nil))
+	f.Add(a, []byte{5, 0, 0, 0, 0, 2}) // a name of no octets
+	f.Add(a, ParticipantList{{user(2), 7}, {user(1), 2}, {user(0), 7}, {user(1), 2}}.AppendTo(nil))
 	f.Fuzz(func(t *testing.T, first, second []byte) {
 		dict := roomOf(1)
 		s, err := ParseState(dict.With(ComponentParticipants, first))

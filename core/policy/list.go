@@ -2,6 +2,7 @@ package policy
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
@@ -84,24 +85,24 @@ func (s *State) compare(in []byte, first, last int) (d delta, err error) {
 		if end < 0 || first+len(d.entries) >= MaxParticipants {
 			return d, fmt.Errorf("%w: an entry that cannot be read, or one too many", ErrMalformed)
 		}
-		r := reader{b: in[end-4 : end]}
-		p, place, role := Participant{}, uint32(first+len(d.entries)), r.u32()
+		role := binary.BigEndian.Uint32(in[end-4 : end])
+		place := uint32(first + len(d.entries))
 		if next >= last || s.list[next].User != string(name) {
-			if old, was := s.IndexOf(string(name)); was && int(old) > next && int(old) < last {
+			if old, in := s.IndexOf(string(name)); in && int(old) > next && int(old) < last {
 				next = int(old)
 			} else {
-				p = Participant{string(name), role}
-				d.came, d.is = append(d.came, place), append(d.is, p)
+				d.came, d.is = append(d.came, place), append(d.is, Participant{string(name), role})
+				d.entries, at = append(d.entries, d.is[len(d.is)-1]), end
+				continue
 			}
 		}
-		if p.User == "" {
-			old := s.list[next]
-			if p = (Participant{old.User, role}); p != old {
-				d.was, d.is = append(d.was, old), append(d.is, p)
-			}
-			d.places[next-first] = place
-			next++
+		old := s.list[next]
+		p := Participant{old.User, role}
+		if p != old {
+			d.was, d.is = append(d.was, old), append(d.is, p)
 		}
+		d.places[next-first] = place
+		next++
 		d.entries, at = append(d.entries, p), end
 	}
 	for _, p := range d.is {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -11,7 +12,14 @@ import (
 	"pgregory.net/rapid"
 )
 
-func user(n int) string { return fmt.Sprintf("mimi://%c.example/u/user%d", 'a'+n%5, n) }
+// user is the URI of user n; that of every seventh has a length of two octets.
+func user(n int) string {
+	long := ""
+	if n%7 == 3 {
+		long = strings.Repeat("x", 60)
+	}
+	return fmt.Sprintf("mimi://%c.example/u/user%d%s", 'a'+n%5, n, long)
+}
 
 // roomOf is the dictionary of a room of n members and an owner, user 0.
 func roomOf(n int) mls.AppData {
@@ -221,6 +229,26 @@ func TestSeveralUpdates(t *testing.T) {
 		if diff := cmp.Diff(c.want.AppendTo(nil), got); diff != "" || err != nil {
 			t.Errorf("%s: %v %s", c.name, err, diff)
 		}
+	}
+}
+
+// What a dictionary has may be nonsense: it came from somebody else.
+func TestUpdatesOfNonsense(t *testing.T) {
+	update := [][]byte{ParticipantUpdate{Added: []Participant{{user(9), 2}}}.AppendTo(nil)}
+	for _, current := range [][]byte{{}, {1}, {1, 5}, {2, 0x40, 1}, {5, 9, 0, 0, 0, 0}, {0, 0}} {
+		if _, err := Component(ComponentParticipants, current, true, update); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%x: %v", current, err)
+		}
+	}
+	dict := roomOf(2)
+	s := mustParse(t, dict)
+	for _, list := range [][]byte{{}, {1, 5}, {5, 0, 0, 0, 0, 2}, {0, 0}, ParticipantList{{user(0), 7}, {user(1), 2}, {user(1), 2}}.AppendTo(nil)} {
+		if _, err := s.Next(dict.With(ComponentParticipants, list), []mls.ComponentID{ComponentParticipants}); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%x: %v", list, err)
+		}
+	}
+	if got, err := Component(ComponentParticipants, nil, false, update); err != nil || len(got) == 0 {
+		t.Errorf("a list that begins with an update: %v", err)
 	}
 }
 
