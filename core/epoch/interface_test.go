@@ -1,0 +1,5 @@
+package epoch
+
+import "github.com/isthmus-chat/isthmus/core"
+
+var _ Rooms = (*core.Engine)(nil)

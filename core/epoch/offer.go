@@ -1,0 +1,440 @@
+package epoch
+
+import (
+	"encoding/binary"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+
+	"github.com/isthmus-chat/isthmus/core"
+)
+
+// Bounds of what waits for one room's log.
+const (
+	maxQueue      = 128      // handshakes
+	maxQueueBytes = 32 << 20 // octets
+	maxLate       = 8        // of one device, over its budget
+	maxRedirects  = 4        // in one tick, from homeservers that do not lead
+)
+
+// An offer is a handshake that waits for the room's log.
+type offer struct {
+	id     core.HandshakeID
+	data   []byte // core.Handshake.Encode
+	home   string // homeserver that offered it
+	device string // whose budget it is
+	commit bool   // it opens an epoch if it is accepted
+	epoch  uint64 // that it is made for
+	since  uint64 // tick
+	sent   uint64 // 1 + tick when it was sent to the leader; 0 = not yet
+	to     string // whom it was sent to
+	tries  int
+	late   bool // over its device's budget: it waits for a token
+	paid   bool // a token of its homeserver's budget was taken
+	passed bool // the leader says that its epoch is over: only the log is waited for
+}
+
+func newOffer(h *core.Handshake, data []byte, tick uint64) *offer {
+	device := string(h.By)
+	if device == "" {
+		device = h.Home
+	}
+	return &offer{id: h.ID(), data: data, home: h.Home, device: device, commit: len(h.Info) > 0, epoch: epochOf(h.Message), since: tick}
+}
+
+// epochOf reads the epoch of an MLSMessage with a PublicMessage (RFC 9420 §6:
+// version, wire format, group ID, epoch); 0 if it is none.
+func epochOf(message []byte) uint64 {
+	if len(message) < 5 {
+		return 0
+	}
+	b := message[4:]
+	width := 1 << (b[0] >> 6) // of the length, RFC 9420 §2.1.2
+	if width > 4 || len(b) < width {
+		return 0
+	}
+	n := int(b[0] & 0x3f)
+	for _, c := range b[1:width] {
+		n = n<<8 | int(c)
+	}
+	if len(b) < width+n+8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(b[width+n:])
+}
+
+// propose takes a handshake that was offered to this homeserver.
+func (m *Machine) propose(h *core.Handshake) error {
+	if h == nil || h.Home != m.cfg.Homeserver {
+		return core.Errorf(core.Invalid, "a handshake is offered at its own homeserver")
+	}
+	r, err := m.room(h.Room)
+	if err != nil {
+		return err
+	}
+	if !m.part(r) {
+		return core.Errorf(core.Denied, "this homeserver is not part of that room any more")
+	}
+	id := h.ID()
+	if d, ok := r.row.find(id); ok {
+		m.out.Decisions = append(m.out.Decisions, core.Decision{ID: id, Room: r.id, Epoch: r.auth.Epoch, Seq: d.Seq})
+		return nil
+	}
+	if r.own(m.cfg.Homeserver, id) != nil {
+		return nil
+	}
+	if err := m.cfg.Rooms.CheckHandshake(m.tx, m.now, h); err != nil {
+		return m.unfit(r, h, err)
+	}
+	o := newOffer(h, h.Encode(), m.ticks)
+	if err := m.admit(r, o); err != nil {
+		return err
+	}
+	m.wake(r)
+	return m.run(r)
+}
+
+// run starts the room's raft if it has one, and does what can be done.
+func (m *Machine) run(r *room) error {
+	if r.hasRaft() {
+		if err := m.start(r); err != nil {
+			return err
+		}
+	}
+	return m.pump(r)
+}
+
+// unfit answers a handshake that may not be offered. One that came too late is
+// told the winner; one that could not be judged may come again. Neither is an
+// error of Apply: what is Unavailable there breaks the transaction.
+func (m *Machine) unfit(r *room, h *core.Handshake, err error) error {
+	switch core.CodeOf(err) {
+	case core.StaleEpoch:
+		m.decision(r, h.ID(), epochOf(h.Message), err)
+	case core.Unavailable:
+		m.decision(r, h.ID(), 0, err)
+	default:
+		return err
+	}
+	return nil
+}
+
+// decision tells that a handshake was refused, with StaleEpoch by whom.
+func (m *Machine) decision(r *room, id core.HandshakeID, epoch uint64, err error) {
+	d := core.Decision{ID: id, Room: r.id, Epoch: r.auth.Epoch, Err: err}
+	if core.CodeOf(err) == core.StaleEpoch && epoch < r.auth.Epoch {
+		if _, winner, _, werr := m.cfg.Rooms.Winner(m.tx, r.id, epoch); werr == nil {
+			d.Winner = winner
+		}
+	}
+	m.out.Decisions = append(m.out.Decisions, d)
+}
+
+// admit puts an offer in line within the room's bounds and its device's budget:
+// who is over budget waits until there is a token, with few others.
+func (m *Machine) admit(r *room, o *offer) error {
+	if len(o.data) > core.MaxHandshake {
+		return core.Errorf(core.TooLarge, "a handshake over %d octets", core.MaxHandshake)
+	}
+	size, late := len(o.data), 0
+	for _, q := range r.queue {
+		size += len(q.data)
+		if q.late && q.device == o.device {
+			late++
+		}
+	}
+	if len(r.queue) >= maxQueue || size > maxQueueBytes || m.awake[r.id] == nil && len(m.awake) >= m.cfg.MaxAwake {
+		return &core.Error{Code: core.Limited, Text: "too many handshakes wait", RetryAfter: time.Second}
+	}
+	if o.home == m.cfg.Homeserver {
+		wait := m.devices.take(m.now, o.device)
+		if o.late = wait > 0; o.late && late >= maxLate {
+			return &core.Error{Code: core.Limited, Text: "too many handshakes of one device", RetryAfter: wait}
+		}
+	}
+	r.queue = append(r.queue, o)
+	return nil
+}
+
+// own returns the offer called id that was made here, nil if none waits.
+func (r *room) own(home string, id core.HandshakeID) *offer {
+	for _, o := range r.queue {
+		if o.id == id && o.home == home {
+			return o
+		}
+	}
+	return nil
+}
+
+// take removes every offer called id from the line, and returns the one that was
+// made here.
+func (r *room) take(home string, id core.HandshakeID) *offer {
+	o := r.own(home, id)
+	r.queue = slices.DeleteFunc(r.queue, func(q *offer) bool { return q.id == id })
+	return o
+}
+
+// landed notes that an entry was applied.
+func (r *room) landed(id core.HandshakeID) {
+	delete(r.inLog, id)
+	if r.commit != nil && *r.commit == id {
+		r.commit = nil
+	}
+}
+
+// stale answers the offers for epochs that are over.
+func (m *Machine) stale(r *room) error {
+	r.queue = slices.DeleteFunc(r.queue, func(o *offer) bool {
+		if o.epoch >= r.auth.Epoch {
+			return false
+		}
+		if o.home == m.cfg.Homeserver {
+			m.decision(r, o.id, o.epoch, core.Errorf(core.StaleEpoch, "another commit ended that epoch"))
+		}
+		return true
+	})
+	return nil
+}
+
+// giveUp ends the waiting of offers that came to nothing for too long.
+func (m *Machine) giveUp(r *room) {
+	r.queue = slices.DeleteFunc(r.queue, func(o *offer) bool {
+		if m.ticks-o.since < proposeTicks {
+			return false
+		}
+		if o.home == m.cfg.Homeserver {
+			m.decision(r, o.id, 0, core.Errorf(core.Unavailable, "the room's homeservers did not agree in time"))
+		}
+		return true
+	})
+}
+
+// release starts over after a change of leader: what was sent or appended may be
+// lost. Offers of others are theirs to send again; they are told where.
+func (m *Machine) release(r *room, lead uint64) {
+	r.inLog, r.commit = nil, nil
+	for _, o := range r.queue {
+		o.sent, o.passed = 0, false
+		if o.home != m.cfg.Homeserver && lead != 0 && lead != m.self {
+			m.redirect(r, o.home, o.id, lead)
+		}
+	}
+	if lead != 0 && lead != m.self {
+		r.queue = slices.DeleteFunc(r.queue, func(o *offer) bool { return o.home != m.cfg.Homeserver })
+	}
+}
+
+// dispatch moves the offers that wait: it decides them, appends them as the
+// leader, or sends them there. more means that raft or the queue has changed.
+func (m *Machine) dispatch(r *room) (more bool, err error) {
+	for _, o := range slices.Clone(r.queue) {
+		if o.late && m.devices.take(m.now, o.device) > 0 {
+			continue
+		}
+		o.late = false
+		switch {
+		case !r.hasRaft():
+			h, err := core.ParseHandshake(o.data)
+			if err != nil {
+				return false, core.Errorf(core.Internal, "own handshake: %w", err)
+			}
+			return true, m.decide(r, h, 0)
+		case r.leads():
+			done, err := m.appendOffer(r, o)
+			if more = more || done; err != nil {
+				return more, err
+			}
+		case o.home == m.cfg.Homeserver:
+			if err := m.forward(r, o); err != nil {
+				return more, err
+			}
+		}
+	}
+	if len(r.queue) > 0 && r.hasRaft() && !r.leads() && r.row.Lead == m.self {
+		return m.campaign(r) || more, nil
+	}
+	return more, nil
+}
+
+// campaign asks for the lead that this homeserver had before the room fell asleep.
+func (m *Machine) campaign(r *room) bool {
+	if r.node == nil || r.node.BasicStatus().RaftState != raft.StateFollower || r.campaigned == m.ticks+1 {
+		return false
+	}
+	r.campaigned = m.ticks + 1
+	return m.guard(r, r.node.Campaign) == nil
+}
+
+// appendOffer lets the leader append an offer. While a commit is on its way all
+// others wait: most of them it will make stale.
+func (m *Machine) appendOffer(r *room, o *offer) (bool, error) {
+	if r.commit != nil || r.inLog[o.id] || r.node == nil {
+		return false, nil
+	}
+	if !o.paid && m.homes.take(m.now, r.key+"/"+o.home) > 0 {
+		return false, nil
+	}
+	o.paid = true
+	if o.home != m.cfg.Homeserver {
+		if ok, err := m.acceptable(r, o); err != nil || !ok {
+			r.queue = slices.DeleteFunc(r.queue, func(q *offer) bool { return q == o })
+			return true, err
+		}
+	}
+	if err := m.guard(r, func() error { return r.node.Propose(o.data) }); err != nil {
+		return false, nil // raft's bound of what is not agreed yet: at the next tick
+	}
+	if r.inLog == nil {
+		r.inLog = map[core.HandshakeID]bool{}
+	}
+	r.inLog[o.id] = true
+	if o.commit {
+		r.commit = &o.id
+	}
+	if o.home != m.cfg.Homeserver {
+		r.queue = slices.DeleteFunc(r.queue, func(q *offer) bool { return q == o })
+	}
+	return true, nil
+}
+
+// acceptable lets the leader refuse what nobody would take. What is a matter of
+// judgement is left to each homeserver's approval.
+func (m *Machine) acceptable(r *room, o *offer) (bool, error) {
+	if _, again := r.row.find(o.id); again {
+		return false, nil
+	}
+	h, err := core.ParseHandshake(o.data)
+	if err == nil {
+		err = m.cfg.Rooms.CheckHandshake(m.tx, m.now, h)
+	}
+	switch code := core.CodeOf(err); {
+	case err == nil:
+		return true, nil
+	case code == core.Internal:
+		return false, err
+	case code == core.Denied || code == core.Unavailable || code == core.Unauthenticated:
+		return true, nil
+	default:
+		m.sendRefusal(r, o.home, o.id, err)
+		return false, nil
+	}
+}
+
+// forward sends an offer to the leader, again while there is no answer. Of the
+// commits that wait here only the first is sent.
+func (m *Machine) forward(r *room, o *offer) error {
+	if o.passed || o.sent > 0 && m.ticks+1-o.sent < retryTicks {
+		return nil
+	}
+	for _, q := range r.queue {
+		if q == o || !o.commit {
+			break
+		}
+		if q.commit && !q.late && !q.passed && q.home == m.cfg.Homeserver {
+			return nil
+		}
+	}
+	lead := r.row.Lead
+	if others := slices.DeleteFunc(slices.Clone(r.row.Voters), func(id uint64) bool { return id == m.self }); len(others) > 0 &&
+		(lead == 0 || o.tries > 0 && !slices.Contains(r.row.Voters, m.self)) {
+		lead = others[o.tries%len(others)] // who only follows cannot have a new leader elected: it asks around
+	}
+	if lead == 0 || lead == m.self {
+		return nil
+	}
+	o.sent, o.to = m.ticks+1, r.names[lead]
+	o.tries++
+	return m.sendRaft(r, &pb.Message{Type: pb.MsgProp.Enum(), From: new(m.self), To: new(lead), Entries: []*pb.Entry{{Data: o.data}}})
+}
+
+// offered takes a handshake that another homeserver sent to the leader.
+func (m *Machine) offered(r *room, from string, msg *pb.Message) error {
+	data := msg.GetEntries()[0].GetData()
+	h, err := core.ParseHandshake(data)
+	if err != nil || h.Home != from || h.Room != r.id {
+		m.stats.Ignored++
+		return nil
+	}
+	id := h.ID()
+	if r.inLog[id] || r.own(from, id) != nil {
+		return nil
+	}
+	if lead := r.lead(); lead != 0 && lead != m.self {
+		m.redirect(r, from, id, lead)
+		return nil
+	} else if !r.leads() && r.row.Lead != 0 && r.row.Lead != m.self {
+		m.redirect(r, from, id, r.row.Lead) // who may be asleep, or away: it is kept here too
+	}
+	if err := m.admit(r, newOffer(h, data, m.ticks)); err != nil {
+		m.sendRefusal(r, from, id, err)
+		return nil
+	}
+	m.wake(r)
+	return nil
+}
+
+// lead is whom raft follows now; 0 if nobody.
+func (r *room) lead() uint64 {
+	if r.node == nil {
+		return 0
+	}
+	return r.node.BasicStatus().Lead
+}
+
+// A refusal is the body of core.PeerRefused.
+type refusal struct {
+	_    struct{} `cbor:",toarray"`
+	ID   []byte
+	Code uint8
+	Text string // with Conflict: who leads
+	Wait uint32 // ms, with Limited
+}
+
+const maxText = 512 // octets of a refusal's text
+
+func (m *Machine) sendRefusal(r *room, to string, id core.HandshakeID, err error) {
+	text := core.TextOf(err)
+	f := refusal{ID: id[:], Code: uint8(core.CodeOf(err)), Text: strings.ToValidUTF8(text[:min(len(text), maxText)], ""), Wait: uint32(min(retryAfter(err), time.Hour).Milliseconds())}
+	b, _ := cbor.Marshal(&f) // strings and numbers
+	m.send(r, to, core.PeerRefused, b)
+}
+
+// redirect says that another homeserver leads.
+func (m *Machine) redirect(r *room, to string, id core.HandshakeID, lead uint64) {
+	if name := r.names[lead]; name != "" && name != to {
+		m.sendRefusal(r, to, id, core.Errorf(core.Conflict, "%s", name))
+	}
+}
+
+// refused takes the leader's word that an offer of this homeserver is not taken.
+func (m *Machine) refused(r *room, from string, body []byte) error {
+	var f refusal
+	if err := strict.Unmarshal(body, &f); err != nil || len(f.ID) != 32 || len(f.Text) > maxText || !slices.Contains(core.Codes(), core.Code(f.Code)) {
+		m.stats.Ignored++
+		return nil
+	}
+	id := core.HandshakeID(f.ID)
+	o := r.own(m.cfg.Homeserver, id)
+	if o == nil || o.to != from {
+		return nil
+	}
+	switch code := core.Code(f.Code); code {
+	case core.Conflict:
+		lead := memberID(f.Text)
+		if r.redirects++; r.redirects > maxRedirects || !r.row.member(lead) || r.lead() != 0 {
+			return nil
+		}
+		r.row.Lead, o.sent = lead, 0
+		m.touch(r)
+	case core.StaleEpoch:
+		o.passed = true // the log will say so, with the winner
+	default:
+		r.take(m.cfg.Homeserver, id)
+		m.decision(r, id, 0, &core.Error{Code: code, Text: f.Text, RetryAfter: time.Duration(f.Wait) * time.Millisecond})
+	}
+	return m.run(r)
+}

@@ -1,0 +1,349 @@
+package epoch
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"github.com/fxamacker/cbor/v2"
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/isthmus-chat/isthmus/core"
+)
+
+// Bounds of what a peer may send.
+const (
+	maxMessages = 4096                // of one input
+	maxRaft     = maxSnapshot + 1<<20 // octets of one raft message
+	maxOffer    = core.MaxHandshake + 1<<10
+	maxEntries  = 4096    // of one append
+	maxTermStep = 1 << 20 // by which a term may be ahead of ours
+	maxIndex    = 1 << 60
+)
+
+// peerMembers is who takes part in a room's agreement, as a voter says: CBOR
+// array of domains; an empty body asks for it. A homeserver that was away may not
+// know who leads now; a voter that it does know tells.
+const peerMembers core.PeerKind = 6
+
+// strict bounds what a peer may make the decoder build.
+var strict = func() cbor.DecMode {
+	d, err := cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden,
+		MaxNestedLevels: 8, MaxArrayElements: 1 << 13, MaxMapPairs: 16}.DecMode()
+	if err != nil {
+		panic(err) // constants
+	}
+	return d
+}()
+
+// receive takes what another homeserver's agreement says. What no honest one says
+// is passed over; only a failure of ours is an error.
+func (m *Machine) receive(in core.PeerMessages) error {
+	if in.From == "" || in.From == m.cfg.Homeserver {
+		return core.Errorf(core.Invalid, "messages of another homeserver come from one")
+	}
+	if len(in.Messages) > maxMessages {
+		return core.Errorf(core.TooLarge, "more than %d messages at once", maxMessages)
+	}
+	from := memberID(in.From)
+	for _, r := range m.awake { // it is there again: rooms that wait for it go on
+		if r.napUntil > m.ticks && r.row.member(from) {
+			r.napUntil = 0
+		}
+	}
+	for _, msg := range in.Messages {
+		if err := m.message(in.From, msg); err != nil && err != errFault {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Machine) message(from string, msg core.PeerMessage) error {
+	r, err := m.room(msg.Room)
+	switch {
+	case absent(err) || err == nil && !r.hasRaft() && !m.alone(r):
+		if msg.Kind == core.PeerRaft {
+			return m.stranger(from, msg)
+		}
+		return nil
+	case core.Broken(err):
+		return err
+	case err != nil:
+		m.stats.Ignored++
+		return nil
+	case !r.hasRaft():
+		m.stats.Ignored++
+		return nil
+	}
+	if !m.member(r, memberID(from)) {
+		return m.unknown(r, from, msg)
+	}
+	switch msg.Kind {
+	case core.PeerRaft:
+		return m.raftMessage(r, from, msg.Body)
+	case core.PeerApproval:
+		return m.approved(r, from, msg.Body)
+	case core.PeerWant:
+		return m.wanted(r, from, msg.Body)
+	case core.PeerCertificate:
+		return m.certified(r, msg.Body)
+	case core.PeerRefused:
+		return m.refused(r, from, msg.Body)
+	case peerMembers:
+		return m.members(r, from, msg.Body)
+	}
+	m.stats.Ignored++
+	return nil
+}
+
+// alone reports whether this homeserver decides in r and nobody follows.
+func (m *Machine) alone(r *room) bool {
+	return len(r.auth.Followers) == 0 && len(r.auth.Voters) == 1 && r.auth.Voters[0] == m.cfg.Homeserver
+}
+
+// member reports whether the homeserver called id may speak in r's agreement.
+func (m *Machine) member(r *room, id uint64) bool {
+	if r.row.member(id) || r.guests[id] != "" {
+		return true
+	}
+	is := func(d string) bool { return memberID(d) == id }
+	return slices.ContainsFunc(r.auth.Voters, is) || slices.ContainsFunc(r.auth.Followers, is)
+}
+
+// unknown answers somebody who is not part of r as far as is known here: one who
+// left may still ask for the certificate of its leaving; if it is somebody who
+// came while this homeserver was away, a voter can tell.
+func (m *Machine) unknown(r *room, from string, msg core.PeerMessage) error {
+	if slices.Contains(r.row.Names, from) && (msg.Kind == core.PeerWant || msg.Kind == peerMembers) {
+		if msg.Kind == core.PeerWant {
+			return m.wanted(r, from, msg.Body)
+		}
+		return m.members(r, from, msg.Body)
+	}
+	m.stats.Ignored++
+	if msg.Kind != core.PeerRaft || r.asked > 0 && m.ticks+1-r.asked < wantTicks {
+		return nil
+	}
+	r.asked = m.ticks + 1
+	m.wake(r) // so that time passes, and it can be asked again
+	for _, id := range r.row.Voters {
+		if id != m.self {
+			m.send(r, r.names[id], peerMembers, nil)
+		}
+	}
+	return nil
+}
+
+// members tells who takes part, or learns it.
+func (m *Machine) members(r *room, from string, body []byte) error {
+	if len(body) == 0 {
+		var names []string
+		for _, id := range slices.Concat(r.row.Voters, r.row.Learners) {
+			names = append(names, r.names[id])
+		}
+		b, err := cbor.Marshal(names)
+		if err != nil {
+			return core.Errorf(core.Internal, "members: %w", err)
+		}
+		m.send(r, from, peerMembers, b)
+		return nil
+	}
+	var names []string
+	if err := strict.Unmarshal(body, &names); err != nil || len(names) > maxMembers || r.asked == 0 || !slices.Contains(r.row.Voters, memberID(from)) {
+		m.stats.Ignored++
+		return nil
+	}
+	r.guests = map[uint64]string{}
+	for _, d := range names {
+		r.guests[memberID(d)] = d
+	}
+	m.wake(r)
+	return nil
+}
+
+// raftMessage gives a peer's raft message to the room's node.
+func (m *Machine) raftMessage(r *room, from string, body []byte) error {
+	msg := m.parse(from, body)
+	if msg == nil || !plausible(&r.row, msg) {
+		m.stats.Ignored++
+		return nil
+	}
+	if err := m.start(r); err != nil {
+		return err
+	}
+	switch msg.GetType() {
+	case pb.MsgProp:
+		if err := m.offered(r, from, msg); err != nil {
+			return err
+		}
+		return m.pump(r)
+	case pb.MsgVote, pb.MsgPreVote:
+		m.stir(r) // who asks for votes does not hear a leader: if that is us, it will
+	}
+	return m.step(r, msg)
+}
+
+func (m *Machine) step(r *room, msg *pb.Message) error {
+	err := m.guard(r, func() error {
+		_ = r.node.Step(msg) // what raft refuses it passes over
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return m.pump(r)
+}
+
+// stranger answers raft messages for a room that is not here. A leader that asks
+// how far the log got hears that there is none, and sends a snapshot; that makes
+// the room. Nothing else is said or kept.
+func (m *Machine) stranger(from string, in core.PeerMessage) error {
+	msg := m.parse(from, in.Body)
+	none := room{id: in.Room, key: core.RoomKey(in.Room)}
+	if msg == nil || !plausible(&none.row, msg) {
+		m.stats.Ignored++
+		return nil
+	}
+	reply := &pb.Message{From: new(m.self), To: msg.From, Term: msg.Term}
+	switch msg.GetType() {
+	case pb.MsgApp:
+		reply.Type, reply.Index, reply.Reject, reply.RejectHint = pb.MsgAppResp.Enum(), msg.Index, new(true), new(uint64(0))
+	case pb.MsgHeartbeat:
+		reply.Type = pb.MsgHeartbeatResp.Enum()
+	case pb.MsgSnap:
+		return m.arrive(from, in.Room, msg)
+	default:
+		return nil
+	}
+	b, err := marshal.Marshal(reply)
+	if err != nil {
+		return core.Errorf(core.Internal, "raft message: %w", err)
+	}
+	m.send(&none, from, core.PeerRaft, b)
+	return nil
+}
+
+// arrive makes a room from the snapshot that a leader sent.
+func (m *Machine) arrive(from string, id core.RoomID, msg *pb.Message) error {
+	if old := m.rooms[id]; old != nil {
+		m.forget(old)
+	}
+	r := &room{id: id, key: core.RoomKey(id)}
+	r.row.Room, r.row.Names = id, []string{from}
+	r.nameAll()
+	m.hold(r)
+	err := m.start(r)
+	if err == nil {
+		err = m.step(r, msg)
+	}
+	if !r.hasRaft() {
+		m.forget(r)
+	}
+	return err
+}
+
+// forget removes a room that did not come to be.
+func (m *Machine) forget(r *room) {
+	m.used.Remove(r.used)
+	delete(m.rooms, r.id)
+	delete(m.awake, r.id)
+	m.dirty = slices.DeleteFunc(m.dirty, func(d *room) bool { return d == r })
+}
+
+// parse reads a raft message from a peer: one of the types that homeservers send
+// each other, in its own name; nil otherwise.
+func (m *Machine) parse(from string, body []byte) *pb.Message {
+	if len(body) > maxRaft {
+		return nil
+	}
+	msg := new(pb.Message)
+	if err := proto.Unmarshal(body, msg); err != nil {
+		return nil
+	}
+	if msg.GetFrom() != memberID(from) || msg.GetTo() != m.self || len(msg.GetContext()) > 0 || len(msg.GetResponses()) > 0 ||
+		msg.GetIndex() > maxIndex || msg.GetCommit() > maxIndex || msg.GetRejectHint() > maxIndex {
+		return nil
+	}
+	if msg.GetType() != pb.MsgSnap && msg.Snapshot != nil || msg.GetType() != pb.MsgProp && msg.GetTerm() == 0 {
+		return nil
+	}
+	return msg
+}
+
+// plausible holds a message to what raft takes for granted of an honest peer: it
+// panics otherwise, or would go where no log leads.
+func plausible(w *row, msg *pb.Message) bool {
+	if w.First > 0 && msg.GetTerm() > w.Term+maxTermStep || msg.GetTerm() > maxIndex {
+		return false
+	}
+	if n := len(msg.GetEntries()); n > 0 && msg.GetType() != pb.MsgApp && msg.GetType() != pb.MsgProp {
+		return false
+	}
+	switch msg.GetType() {
+	case pb.MsgVote, pb.MsgPreVote, pb.MsgVoteResp, pb.MsgPreVoteResp, pb.MsgHeartbeatResp:
+		return true
+	case pb.MsgHeartbeat:
+		return msg.GetCommit() <= w.Last || w.First == 0
+	case pb.MsgAppResp:
+		return msg.GetTerm() > w.Term || msg.GetIndex() <= w.Last && msg.GetRejectHint() <= w.Last
+	case pb.MsgApp:
+		return plausibleEntries(w, msg)
+	case pb.MsgSnap:
+		meta := msg.GetSnapshot().GetMetadata()
+		cs := meta.GetConfState()
+		return meta.GetIndex() > w.Commit && meta.GetIndex() <= maxIndex && meta.GetTerm() > 0 && meta.GetTerm() <= msg.GetTerm() &&
+			checkConf(cs) && slices.Contains(slices.Concat(cs.GetVoters(), cs.GetVotersOutgoing()), msg.GetFrom()) &&
+			slices.Contains(slices.Concat(cs.GetVoters(), cs.GetLearners(), cs.GetVotersOutgoing()), msg.GetTo())
+	case pb.MsgProp:
+		es := msg.GetEntries()
+		return len(es) == 1 && es[0].GetType() == pb.EntryNormal && len(es[0].GetData()) <= maxOffer
+	}
+	return false
+}
+
+// plausibleEntries checks that entries follow each other, in terms that do not
+// fall, and contradict nothing that is agreed here.
+func plausibleEntries(w *row, msg *pb.Message) bool {
+	es := msg.GetEntries()
+	if len(es) > maxEntries || msg.GetLogTerm() > msg.GetTerm() {
+		return false
+	}
+	term := msg.GetLogTerm()
+	for i, e := range es {
+		if e.GetIndex() != msg.GetIndex()+1+uint64(i) || e.GetTerm() < term || e.GetTerm() > msg.GetTerm() ||
+			e.GetType() != pb.EntryNormal && e.GetType() != pb.EntryConfChangeV2 || len(e.GetData()) > maxOffer {
+			return false
+		}
+		if n := e.GetIndex(); n > w.First && n <= w.Commit && w.term(n) != e.GetTerm() {
+			return false
+		}
+		term = e.GetTerm()
+	}
+	return true
+}
+
+// wanted answers who asks for the approvals of an epoch: the whole certificate if
+// there is one, otherwise this homeserver's own approval.
+func (m *Machine) wanted(r *room, from string, body []byte) error {
+	if len(body) != 8 {
+		m.stats.Ignored++
+		return nil
+	}
+	epoch := binary.BigEndian.Uint64(body)
+	c, err := readCert(m.tx, r.numbered(epoch))
+	if absent(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if c.complete() {
+		m.send(r, from, core.PeerCertificate, c.certificate().Encode())
+		return nil
+	}
+	if own := c.by(m.cfg.Homeserver); own != nil {
+		m.send(r, from, core.PeerApproval, own.encode())
+	}
+	return nil
+}
