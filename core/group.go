@@ -138,9 +138,13 @@ func (e *Engine) group(tx Tx, id RoomID) (*roomState, error) {
 		return nil, Errorf(Invalid, "that room is not end-to-end encrypted")
 	}
 	if r.group == nil {
-		if r.group, err = e.loadGroup(tx, id); err != nil {
+		g, err := e.loadGroup(tx, id)
+		if CodeOf(err) == NotFound && err != nil {
+			return nil, err // named, but no device has begun it
+		} else if err != nil {
 			return nil, asBroken(err)
 		}
+		r.group = g
 	}
 	return r, nil
 }
@@ -153,7 +157,7 @@ func (e *Engine) loadGroup(tx Tx, id RoomID) (*groupState, error) {
 	}
 	b, err := tx.Value(groupSnapshots, RoomKey(id))
 	if err != nil {
-		return nil, err
+		return nil, asBroken(err)
 	}
 	g := &groupState{head: head, stored: map[string]uint64{}}
 	if g.public, err = mls.ParsePublicGroup(b, e.mlsPolicy); err != nil {
@@ -162,7 +166,7 @@ func (e *Engine) loadGroup(tx Tx, id RoomID) (*groupState, error) {
 	for _, seq := range head.Replay {
 		ev, err := tx.Event(id, seq)
 		if err != nil {
-			return nil, err
+			return nil, asBroken(err)
 		}
 		m, err := mls.Parse(ev.Body.(Sealed).Message)
 		if err != nil {

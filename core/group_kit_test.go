@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
+	"slices"
 	"testing"
 
 	"github.com/isthmus-chat/isthmus/core"
@@ -111,7 +112,7 @@ func (d *device) add(room core.RoomID, who ...*device) *core.Handshake {
 	for _, w := range who {
 		proposals = append(proposals, group.Add(w.keyPackage()))
 		records = append(records, w.proof)
-		if _, in := state.Role(string(w.user)); !in {
+		if _, in := state.Role(string(w.user)); !in && !slices.Contains(users, string(w.user)) {
 			users = append(users, string(w.user))
 		}
 	}
