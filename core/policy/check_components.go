@@ -189,7 +189,7 @@ func (j *judge) bringsFirst(p *Proposed, domain string) bool {
 	}
 	return slices.ContainsFunc(j.order, func(m move) bool {
 		d, _ := userDomain(m.user)
-		return d == domain && m.from == RoleNone && m.author.By == p.By && m.user != p.By
+		return d == domain && m.from == RoleNone && m.author.By == p.By
 	})
 }
 

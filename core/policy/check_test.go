@@ -51,7 +51,7 @@ func (w *world) with(id mls.ComponentID, data []byte) *world {
 	return w
 }
 
-// with has other roles.
+// withRoles has other roles.
 func (w *world) withRoles(edit func(Roles)) *world {
 	w.t.Helper()
 	roles, err := ParseRoles(w.state.Roles().AppendTo(nil))
@@ -291,6 +291,8 @@ func TestLeavingAndKicking(t *testing.T) {
 	w.clients[voice] = 2
 	leave := p(member, list(RemoveUsers(w.state, member)), removes(w.devices(member)...))
 	half := p(voice, list(RemoveUsers(w.state, voice)), removes(device(voice, 0)))
+	silent := w.change(member) // an engine that does not say whose proposal it was
+	silent.Removed = []Client{device(voice, 0)}
 	never := newWorld(t).withRoles(func(r Roles) {
 		r[RoleMember].Capabilities = slices.DeleteFunc(r[RoleMember].Capabilities, func(c Capability) bool { return c == CanRemoveSelf || c == CanRemoveOwnClient })
 	})
@@ -302,6 +304,7 @@ func TestLeavingAndKicking(t *testing.T) {
 		{"the last client, and stays as inactive", w.change(owner, p(member, removes(device(member, 0)))), allowed},
 		{"an own client of one who may not", never.change(owner, p(member, removes(device(member, 0)))), CanRemoveOwnClient},
 		{"a kick", w.change(operator, p(operator, removes(device(member, 0)))), allowed},
+		{"a removal that nobody proposed", silent, CanKick},
 		{"a kick by a halfop", w.change(halfop, p(halfop, removes(device(member, 0)))), CanKick},
 	}.check(t)
 }
@@ -361,6 +364,11 @@ func TestBans(t *testing.T) {
 		{"clients of the banned", w.change(owner, p(owner, adds(device(banned, 0)))), NoCapability},
 		{"a ban of oneself", w.change(operator, ban(operator, operator)), CanChangeOwnRole},
 	}.check(t)
+	// A proposal from before the ban is as good as none.
+	loose := newWorld(t).withRoles(func(r Roles) {
+		r[RoleBanned].Capabilities, r[RoleBanned].AuthorizedChanges = r[RoleOwner].Capabilities, r[RoleOwner].AuthorizedChanges
+	})
+	verdicts{{"proposals of the banned", loose.change(owner, p(banned, list(SetRole(loose.state, RoleVoice, member)))), NoCapability}}.check(t)
 	w.clients[banned] = 1 // as if a hub had been told of the ban and not yet of the commit
 	verdicts{
 		{"anybody takes out clients of the banned", w.change(member, p(member, removes(device(banned, 0)))), allowed},

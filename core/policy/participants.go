@@ -239,8 +239,6 @@ func updateParticipants(current []byte, updates [][]byte) ([]byte, error) {
 		change := len(changed) > 0 && changed[0].Index == count
 		remove := len(removed) > 0 && removed[0] == count
 		switch {
-		case change && remove:
-			return nil, errTwice
 		case change:
 			out = appendU32(append(out, in[from:end-4]...), changed[0].Role)
 			changed, from = changed[1:], end
