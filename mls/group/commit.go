@@ -352,6 +352,25 @@ func (g *Group) GroupInfo(tree bool, extensions mls.Extensions) ([]byte, error) 
 	return info.AppendTo(mls.AppendHeader(nil, mls.WireGroupInfo)), nil
 }
 
+// PendingInfo is the GroupInfo of the epoch that the own commit which waits
+// begins, signed, with the key for external commits and without the tree: what a
+// delivery service asks for beside the commit, RFC 9420 §12.4.3.2. ErrStale if
+// none waits.
+func (g *Group) PendingInfo(extensions mls.Extensions) (*mls.GroupInfo, error) {
+	t := g.pending
+	if t == nil {
+		return nil, ErrStale
+	}
+	private, public, err := t.next.externalKeys(g.params)
+	if err != nil {
+		return nil, err
+	}
+	secret.Wipe(private)
+	info := &mls.GroupInfo{Context: *t.Staged.Context(), ConfirmationTag: t.tag, Signer: t.Staged.Committer,
+		Extensions: extensions.With(mls.ExtExternalPub, codec.AppendVec(nil, public))}
+	return info, info.Sign(t.signer)
+}
+
 // CheckGroupInfo checks a GroupInfo of the current epoch that somebody else
 // offers to newcomers: all that mls.PublicGroup.CheckGroupInfo checks, and
 // that its key for external commits is the epoch's, RFC 9420 §12.4.3.2.

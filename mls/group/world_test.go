@@ -167,13 +167,26 @@ func (w *world) commit(by *member, o CommitOptions, joiners ...*joiner) {
 		by.restart(w)
 		t = by.Pending()
 	}
+	info, err := by.PendingInfo(nil)
+	if err != nil {
+		w.Fatalf("%s says nothing of the next epoch: %v", by.name, err)
+	}
 	w.follows(by, t.Commit)
+	if err := w.server.CheckGroupInfo(info); err != nil {
+		w.Fatalf("the server refuses the GroupInfo of the epoch: %v", err)
+	}
 	event, err := by.Process(w.parse(t.Commit)) // the own commit comes back
 	if err != nil || event.Transition != t {
 		w.Fatalf("%s does not know its own commit: %v", by.name, err)
 	}
 	if err := by.Merge(t); err != nil {
 		w.Fatalf("merge: %v", err)
+	}
+	if err := by.CheckGroupInfo(info); err != nil {
+		w.Fatalf("the GroupInfo made before is not that of the epoch: %v", err)
+	}
+	if _, err := by.PendingInfo(nil); !errors.Is(err, ErrStale) {
+		w.Fatalf("a GroupInfo of no pending commit: %v", err)
 	}
 	by.save()
 	for _, j := range joiners {

@@ -1,0 +1,359 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	"github.com/isthmus-chat/isthmus/core"
+	"github.com/isthmus-chat/isthmus/core/policy"
+	"github.com/isthmus-chat/isthmus/core/wire"
+	"github.com/isthmus-chat/isthmus/mls"
+	"github.com/isthmus-chat/isthmus/mls/group"
+)
+
+// A change is what a commit of this device is to do, beside taking in what others
+// proposed.
+type change struct {
+	proposals []*mls.Proposal
+	records   []core.Identity // of devices that come in
+	path      bool            // renew the own keys
+	alone     []*mls.Proposal // to be proposed, for others to commit
+}
+
+// A plan makes the change for the epoch that the room is in now: it is asked again
+// whenever another commit came first. errDone: there is nothing to do any more.
+type plan func(r *room) (change, error)
+
+// maxUnknown bounds how often a change is offered while nobody answers: it stays
+// written down, and Tend goes on with it.
+const maxUnknown = 6
+
+// commit makes a change in a room: a commit that loses its race is followed by
+// another on the epoch that won, after a wait that grows and is different for
+// everybody.
+func (c *Client) commit(ctx context.Context, id core.RoomID, p plan) error {
+	unknown := 0
+	for try := 0; try < maxTries; try++ {
+		if try > 0 {
+			if err := c.pause(ctx, min(try, 9)); err != nil {
+				return err
+			}
+		}
+		r, err := c.able(ctx, id)
+		if err != nil {
+			return err
+		}
+		mine := !r.Offer
+		if mine {
+			ch, err := p(r)
+			if err == errDone {
+				return c.flush(ctx)
+			}
+			if err == nil {
+				err = c.prepare(r, ch)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		result, err := c.offer(ctx, id)
+		switch {
+		case result == won && mine:
+			return nil
+		case result == unknownYet:
+			if unknown++; unknown >= maxUnknown {
+				return err
+			}
+			if e, ok := errors.AsType[*core.Error](err); ok && e.RetryAfter > 0 {
+				if err := c.wait(ctx, min(e.RetryAfter, time.Minute)); err != nil {
+					return err
+				}
+			}
+		case err != nil:
+			return err
+		default:
+			unknown = 0
+		}
+	}
+	return core.Errorf(core.Unavailable, "others' changes of that room came first %d times", maxTries)
+}
+
+// able is a room in which this device may change something.
+func (c *Client) able(ctx context.Context, id core.RoomID) (*room, error) {
+	r, err := c.group(ctx, id)
+	switch {
+	case err != nil:
+		return nil, err
+	case r.Halted != "":
+		return nil, core.Errorf(core.Denied, "that room is stopped on this device: %s", r.Halted)
+	case r.Lost != "":
+		return nil, core.Errorf(core.Unavailable, "this device has to enter that room anew first")
+	}
+	return r, nil
+}
+
+// GroupInfoOption of draft-ietf-mimi-protocol-06 §5.3.
+const infoPartial = 2
+
+// prepare makes the commit or the proposals, and writes them down with the group
+// before anybody is told.
+func (c *Client) prepare(r *room, ch change) error {
+	var h wire.Handshake
+	if len(ch.alone) > 0 {
+		for _, p := range ch.alone {
+			m, err := r.g.Propose(p, nil)
+			if err != nil {
+				c.retract(r, h)
+				return core.Errorf(core.Invalid, "proposal: %w", err)
+			}
+			if h.Message == nil {
+				h.Message = m
+			} else {
+				h.More = append(h.More, m)
+			}
+		}
+		return c.keepOffer(r, h)
+	}
+	t, err := r.g.Commit(group.CommitOptions{Proposals: ch.proposals, Path: ch.path, SeparateTree: true, Public: true})
+	if err != nil {
+		return core.Errorf(core.Invalid, "commit: %w", err)
+	}
+	h = wire.Handshake{Message: t.Commit, Welcome: t.Welcome, Records: ch.records}
+	if _, err := c.judge(r, t.Staged); err == nil {
+		var info *mls.GroupInfo
+		if info, err = r.g.PendingInfo(nil); err == nil {
+			h.Info = mls.NewPartialGroupInfo(info, false).AppendTo([]byte{infoPartial})
+			return c.keepOffer(r, h)
+		}
+	}
+	r.g.Discard()
+	c.touch(r)
+	return refuse(err)
+}
+
+func (c *Client) keepOffer(r *room, h wire.Handshake) error {
+	r.Offer = true
+	c.putCBOR(tableOffer+string(r.ID), 0, h)
+	c.touch(r)
+	return nil
+}
+
+// outcome is what an offer came to.
+type outcome uint8
+
+const (
+	lost outcome = iota
+	won
+	unknownYet
+)
+
+// offer gives what is written down to the homeserver, and follows the room until
+// what became of it has arrived.
+func (c *Client) offer(ctx context.Context, id core.RoomID) (outcome, error) {
+	if err := c.flush(ctx); err != nil {
+		return lost, err
+	}
+	b, err := c.cfg.Store.Get(ctx, tableOffer+string(id), 0)
+	if err != nil {
+		return lost, err
+	}
+	var h wire.Handshake
+	if b == nil {
+		return lost, core.Errorf(core.Internal, "the offer of a room is not stored")
+	}
+	if err := decode(b, &h); err != nil {
+		return lost, err
+	}
+	epoch, commit, err := framing(h.Message)
+	if err != nil {
+		return lost, err
+	}
+	_, err = ask(ctx, c, func(ctx context.Context) (wire.Decided, error) { return c.cfg.Home.Handshake(ctx, id, h) })
+	r := c.rooms[id]
+	if r == nil {
+		return lost, core.Errorf(core.Internal, "a room is gone")
+	}
+	stale, isStale := errors.AsType[*Stale](err)
+	switch {
+	case err == nil && !commit:
+		c.clearOffer(r)
+		return won, c.flush(ctx)
+	case err == nil, commit && bytes.Equal(r.own, h.Message), isStale && bytes.Equal(stale.Winner, h.Message):
+		if err := c.catchUp(ctx, id, epoch+1); err != nil {
+			return lost, err
+		}
+		if r = c.rooms[id]; !bytes.Equal(r.own, h.Message) {
+			return lost, nil
+		}
+		return won, nil
+	case isStale, core.CodeOf(err) == core.StaleEpoch, core.CodeOf(err) == core.Conflict:
+		if err := c.withdraw(ctx, id, h); err != nil {
+			return lost, err
+		}
+		to := epoch
+		if isStale {
+			to = max(to, stale.Epoch)
+		}
+		return lost, c.catchUp(ctx, id, to)
+	case core.Temporary(err):
+		return unknownYet, err
+	}
+	if werr := c.withdraw(ctx, id, h); werr != nil {
+		return lost, werr
+	}
+	return lost, err
+}
+
+// framing reads a handshake's epoch, and whether it is a commit.
+func framing(b []byte) (epoch uint64, commit bool, err error) {
+	m, err := mls.Parse(b)
+	if err != nil || m.Public == nil {
+		return 0, false, core.Errorf(core.Internal, "stored handshake cannot be read")
+	}
+	return m.Public.Content.Epoch, m.Public.Content.ContentType == mls.ContentCommit, nil
+}
+
+// withdraw takes back what was refused.
+func (c *Client) withdraw(ctx context.Context, id core.RoomID, h wire.Handshake) error {
+	r := c.rooms[id]
+	if r == nil || !r.Joined || !r.Offer {
+		return nil
+	}
+	if err := c.open(ctx, r); err != nil {
+		return err
+	}
+	c.retract(r, h)
+	c.clearOffer(r)
+	return c.flush(ctx)
+}
+
+// retract makes the group forget a commit or proposals that nobody else has.
+func (c *Client) retract(r *room, h wire.Handshake) {
+	if t := r.g.Pending(); t != nil && bytes.Equal(t.Commit, h.Message) {
+		r.g.Discard()
+	}
+	for _, p := range r.g.Public().Pending() {
+		own := p.Sender.Type == mls.SenderMember && p.Sender.Index == r.g.Self()
+		if own && (h.Message == nil || p.Content.Content.Epoch == r.g.Epoch()) {
+			r.g.Public().Forget(p.Ref)
+			r.fresh = true // there is no record for this
+		}
+	}
+	c.touch(r)
+}
+
+// clearOffer forgets the offer, unless another has taken its place.
+func (c *Client) clearOffer(r *room) {
+	if r.Offer {
+		r.Offer = false
+		c.put(tableOffer+string(r.ID), 0, nil)
+		c.touch(r)
+	}
+}
+
+// catchUp follows the room until it is in an epoch.
+func (c *Client) catchUp(ctx context.Context, id core.RoomID, epoch uint64) error {
+	for n := range maxCatchUp {
+		r, err := c.able(ctx, id)
+		if err != nil || r.g.Epoch() >= epoch {
+			return err
+		}
+		if n > 0 {
+			if err := c.pause(ctx, min(n, 6)); err != nil {
+				return err
+			}
+		}
+		if _, err := c.round(ctx, 0); err != nil && !core.Temporary(err) {
+			return err
+		}
+	}
+	return core.Errorf(core.Unavailable, "the room's homeservers have not signed the epoch yet")
+}
+
+// judge says whether the room's policy allows a commit, by the rules that
+// homeservers use, and returns the policy after it.
+func (c *Client) judge(r *room, st *mls.Staged) (*policy.State, error) {
+	dict, err := st.Context().Extensions.AppData()
+	if err != nil {
+		return nil, err
+	}
+	after, err := r.p.Next(dict, st.Components)
+	if err != nil {
+		return nil, err
+	}
+	ch := &policy.Change{Before: r.p, After: after, External: st.Sender.Type == mls.SenderNewMemberCommit,
+		Members: st.Tree.Members}
+	actor := clientOf(st.Tree.Leaf(st.Committer), st.Committer)
+	ch.Actor = actor.User
+	tree := r.g.Public().Tree()
+	for _, i := range st.Removed {
+		gone := clientOf(tree.Leaf(i), i)
+		ch.Removed = append(ch.Removed, gone)
+		ch.Resync = ch.Resync || ch.External && gone.Device == actor.Device
+	}
+	for _, i := range st.Added {
+		ch.Added = append(ch.Added, clientOf(st.Tree.Leaf(i), i))
+	}
+	if ch.External {
+		ch.Added = append(ch.Added, actor)
+		ch.CodeRole, _ = after.Role(actor.User) // whether the code was right is for homeservers to say
+	}
+	ch.Proposals = authors(tree, st, ch, actor)
+	counts := map[string]int{}
+	ch.ClientsAfter = func(user string) int {
+		if len(counts) == 0 {
+			for i, l := range st.Tree.All() {
+				counts[clientOf(l, i).User]++
+			}
+		}
+		return counts[user]
+	}
+	return after, ch.Check()
+}
+
+func clientOf(l *mls.LeafNode, leaf uint32) policy.Client {
+	d, u := leafOwner(l)
+	return policy.Client{User: string(u), Device: string(d), Leaf: leaf}
+}
+
+// authors says who proposes what: the author of a proposal is the one who needs
+// the right to it.
+func authors(before *mls.Tree, st *mls.Staged, ch *policy.Change, actor policy.Client) (out []policy.Proposed) {
+	added := 0
+	for _, e := range st.Entries {
+		p := policy.Proposed{By: actor.User, Type: e.Proposal.Type}
+		switch {
+		case e.Sender.Type == mls.SenderMember && e.Ref != nil:
+			p.By = clientOf(before.Leaf(e.Sender.Index), 0).User
+		case e.Sender.Type == mls.SenderExternal:
+			p.By = ""
+		}
+		removed := mls.NoLeaf
+		switch e.Proposal.Type {
+		case mls.ProposalAdd:
+			p.Added = ch.Added[added : added+1]
+			added++
+		case mls.ProposalRemove:
+			removed = e.Proposal.Removed
+		case mls.ProposalSelfRemove:
+			removed = e.Sender.Index
+		case mls.ProposalGroupContextExtensions:
+			p.Extensions = e.Proposal.Extensions
+		case mls.ProposalAppDataUpdate:
+			p.Components = []policy.ComponentUpdate{{ID: e.Proposal.Component,
+				Remove: e.Proposal.Operation == mls.AppDataRemove, Update: e.Proposal.Data}}
+		}
+		for _, c := range ch.Removed {
+			if c.Leaf == removed {
+				p.Removed = []policy.Client{c}
+			}
+		}
+		out = append(out, p)
+	}
+	if ch.External {
+		out = append(out, policy.Proposed{By: actor.User, Added: []policy.Client{actor}})
+	}
+	return out
+}

@@ -1,0 +1,336 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/isthmus-chat/isthmus/core"
+	"github.com/isthmus-chat/isthmus/core/epoch"
+	"github.com/isthmus-chat/isthmus/core/identity"
+	"github.com/isthmus-chat/isthmus/core/policy"
+	"github.com/isthmus-chat/isthmus/core/wire"
+	"github.com/isthmus-chat/isthmus/mls"
+	"github.com/isthmus-chat/isthmus/mls/group"
+)
+
+// keepFormer is for how many epochs the device remembers whose leaf one was: as
+// long as package group opens late messages, and one more.
+const keepFormer = 5
+
+// event takes one event of the log of its room. Events that were dealt with are
+// passed over, so that the same may come any number of times.
+func (c *Client) event(ctx context.Context, ev *wire.Event, asked map[core.RoomID]bool) error {
+	r, err := c.room(ev.Room)
+	if err != nil {
+		return nil // not a room: nothing that could be kept
+	}
+	if r.stalled || ev.Seq <= r.Cursor || r.Behind && !asked[r.ID] {
+		return nil
+	}
+	if len(ev.Sealed) == 0 {
+		return c.said(r, ev)
+	}
+	if hash := sha256.Sum256(ev.Sealed); r.Joining && bytes.Equal(hash[:], r.JoinID) {
+		return c.entered(ctx, r.ID, ev.Seq)
+	}
+	if r.Kind, r.Member = core.Group, true; !r.Joined {
+		c.touch(r)
+		return nil
+	}
+	if err := c.open(ctx, r); err != nil {
+		return err
+	}
+	m, err := mls.Parse(ev.Sealed)
+	switch {
+	case err != nil:
+		c.fail(r, ev, 0, "not an MLS message")
+	case m.Private != nil:
+		c.message(r, ev, m)
+	case m.Public != nil:
+		if done, err := c.handshake(ctx, r, ev, m); err != nil || !done {
+			return err
+		}
+		if r = c.rooms[ev.Room]; r == nil {
+			return nil
+		}
+	}
+	r.Cursor = max(r.Cursor, ev.Seq)
+	c.touch(r)
+	if len(c.rows) >= maxRows {
+		return c.flush(ctx)
+	}
+	return nil
+}
+
+// stall leaves the rest of a room's events for a later round.
+func (c *Client) stall(r *room, ev *wire.Event, why string) {
+	r.stalled, r.Behind = true, true
+	c.touch(r)
+	if r.warned != ev.Seq {
+		r.warned = ev.Seq
+		c.tell(Update{Kind: Alarm, Room: r.ID, Text: why})
+	}
+}
+
+// halt stops following a room: what the homeservers agreed on is not what this
+// device may accept.
+func (c *Client) halt(r *room, ev *wire.Event, why error) {
+	r.stalled, r.Behind, r.Halted = true, true, why.Error()
+	c.touch(r)
+	c.tell(Update{Kind: Halted, Room: r.ID, User: ev.Sender, Text: r.Halted})
+}
+
+// handshake takes a proposal or a commit; done says that the event is dealt with.
+func (c *Client) handshake(ctx context.Context, r *room, ev *wire.Event, m *mls.Message) (done bool, err error) {
+	content := &m.Public.Content
+	commit := content.ContentType == mls.ContentCommit
+	own := content.Sender.Type == mls.SenderMember && content.Sender.Index == r.g.Self()
+	switch now := r.g.Epoch(); {
+	case content.Epoch < now || r.Lost != "":
+		return true, nil
+	case content.Epoch > now:
+		c.lose(r, "commits before one are missing")
+		return true, nil
+	case r.Halted != "":
+		r.stalled = true
+		return false, nil
+	case own && !commit:
+		return true, nil // it was kept when it was made
+	}
+	if ready, err := c.equip(ctx, r, ev, m); !ready || err != nil {
+		return false, err
+	}
+	if r = c.rooms[ev.Room]; r == nil || !r.Joined || ev.Seq <= r.Cursor {
+		return false, nil
+	}
+	if err := c.open(ctx, r); err != nil {
+		return false, err
+	}
+	if content.Epoch != r.g.Epoch() {
+		return false, nil // another round was faster
+	}
+	if !commit {
+		_, err := r.g.Process(m)
+		if errors.Is(err, errUnknown) {
+			c.stall(r, ev, "a device that is proposed is not known yet")
+			return false, nil
+		}
+		return true, nil // one that is refused is refused by whoever commits, too
+	}
+	return c.follow(r, ev, m)
+}
+
+// lose notes that the room can only be entered anew.
+func (c *Client) lose(r *room, why string) {
+	r.Lost = why
+	c.touch(r)
+}
+
+// equip has what is needed to judge a handshake: whose the leaves are that it
+// brings, and the keys of the homeservers that sign.
+func (c *Client) equip(ctx context.Context, r *room, ev *wire.Event, m *mls.Message) (bool, error) {
+	var leaves []*mls.LeafNode
+	add := func(p *mls.Proposal) {
+		switch {
+		case p == nil:
+		case p.Add != nil:
+			leaves = append(leaves, p.Add.Leaf)
+		case p.Update != nil:
+			leaves = append(leaves, p.Update)
+		}
+	}
+	add(m.Public.Content.Proposal)
+	if commit := m.Public.Content.Commit; commit != nil {
+		for _, p := range commit.Proposals {
+			add(p.Proposal)
+		}
+		if commit.Path != nil {
+			leaves = append(leaves, commit.Path.Leaf)
+		}
+	}
+	err := c.meetLeaves(ctx, leaves)
+	if m.Public.Content.Commit != nil && err == nil {
+		err = c.meetHomeservers(ctx, r, ev)
+	}
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	if err != nil {
+		if r = c.rooms[ev.Room]; r != nil {
+			c.stall(r, ev, "who is behind a change of the room cannot be found out now: "+core.TextOf(err))
+		}
+		return false, nil
+	}
+	return true, nil
+}
+
+// meetHomeservers pins the homeservers that sign a room's epochs. One that has a new
+// key is asked for it.
+func (c *Client) meetHomeservers(ctx context.Context, r *room, ev *wire.Event) error {
+	domains := slices.Clone(r.p.Authority().Domains)
+	known := func(*identity.Chain) bool { return true }
+	for _, d := range domains {
+		if _, err := c.chain(ctx, d, known); err != nil {
+			return err
+		}
+	}
+	if r = c.rooms[ev.Room]; r == nil || r.p == nil {
+		return nil
+	}
+	if _, err := c.certificate(r, ev); !errors.Is(err, identity.ErrUnknownKey) {
+		return nil
+	}
+	for _, d := range domains {
+		if _, err := c.chain(ctx, d, func(*identity.Chain) bool { return false }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// follow checks a commit and enters its epoch: certificate, identities, what MLS
+// demands, and the room's policy, in the order of their cost.
+func (c *Client) follow(r *room, ev *wire.Event, m *mls.Message) (done bool, err error) {
+	facts, err := c.certificate(r, ev)
+	if err != nil {
+		c.stall(r, ev, "a change of the room without a valid certificate of its homeservers: "+err.Error())
+		return false, nil
+	}
+	pending := r.g.Pending()
+	event, err := r.g.Process(m)
+	switch {
+	case err == nil:
+	case errors.Is(err, errUnknown):
+		c.stall(r, ev, "a device that comes in is not known yet")
+		return false, nil
+	case errors.Is(err, errImpostor):
+		c.halt(r, ev, err)
+		return false, nil
+	default:
+		// The homeservers have found nothing wrong with it: so it is this device
+		// that lacks something, or a committer that made it so.
+		c.lose(r, "a commit cannot be followed: "+err.Error())
+		return true, nil
+	}
+	t := event.Transition
+	own := pending != nil && t == pending
+	refused := func(why error) (bool, error) {
+		r.g.Drop(t)
+		c.halt(r, ev, why)
+		return false, nil
+	}
+	if err := names(facts, r.ID, ev.Sealed, t.Staged.Context()); err != nil {
+		return refused(err)
+	}
+	after, err := c.judge(r, t.Staged)
+	if err != nil {
+		return refused(fmt.Errorf("the room's policy does not allow a change that its homeservers took: %w", err))
+	}
+	return true, c.merge(r, ev, t, after, own)
+}
+
+// merge enters the epoch.
+func (c *Client) merge(r *room, ev *wire.Event, t *group.Transition, after *policy.State, own bool) error {
+	st, before, ended := t.Staged, r.p, r.g.Epoch()
+	tree := r.g.Public().Tree()
+	r.Former = slices.DeleteFunc(r.Former, func(f former) bool { return f.Until+keepFormer < ended })
+	for _, i := range st.Removed {
+		d, u := leafOwner(tree.Leaf(i))
+		r.Former = append(r.Former, former{Until: ended, Leaf: i, Device: d, User: u})
+		c.tell(Update{Kind: DeviceOut, Room: r.ID, User: u, Device: d})
+	}
+	if err := r.g.Merge(t); err != nil {
+		return core.Errorf(core.Internal, "merge: %w", err)
+	}
+	if r.Offer {
+		c.clearOffer(r)
+	}
+	r.tendAt = 0
+	c.touch(r)
+	if own {
+		r.own = ev.Sealed
+		if st.Path != nil {
+			r.Renewed = c.now()
+		}
+	}
+	if t.Removed {
+		c.leaveGroup(r)
+		r.Member = after.Member(string(c.self.user))
+		c.tell(Update{Kind: RoomLeft, Room: r.ID, User: c.self.user})
+		return nil
+	}
+	r.p = after
+	came := slices.Clone(st.Added)
+	if st.Sender.Type == mls.SenderNewMemberCommit {
+		came = append(came, st.Committer)
+	}
+	for _, i := range came {
+		d, u := leafOwner(st.Tree.Leaf(i))
+		c.tell(Update{Kind: DeviceIn, Room: r.ID, User: u, Device: d})
+	}
+	c.compare(r, before, after, st.Components)
+	return nil
+}
+
+// compare tells what changed in the room's policy.
+func (c *Client) compare(r *room, before, after *policy.State, changed []mls.ComponentID) {
+	if slices.Contains(changed, policy.ComponentParticipants) {
+		for _, p := range before.Participants() {
+			if _, in := after.Role(p.User); !in {
+				c.tell(Update{Kind: MemberOut, Room: r.ID, User: core.UserURI(p.User)})
+			}
+		}
+		for _, p := range after.Participants() {
+			was, in := before.Role(p.User)
+			u := Update{Room: r.ID, User: core.UserURI(p.User), Text: core.Role(min(p.Role, uint32(core.RoleOwner))).String()}
+			if u.Kind = RoleChanged; !in {
+				u.Kind = MemberIn
+			}
+			if !in || was != p.Role {
+				c.tell(u)
+			}
+		}
+	}
+	if slices.ContainsFunc(changed, func(id mls.ComponentID) bool { return id != policy.ComponentParticipants }) {
+		r.describe()
+		c.tell(Update{Kind: RoomChanged, Room: r.ID, Text: r.Name})
+	}
+}
+
+// certificate verifies that enough homeservers of the authority of the epoch before
+// signed the commit that an event holds (PROTOCOL §6), and returns what they signed.
+func (c *Client) certificate(r *room, ev *wire.Event) (epoch.Approval, error) {
+	cert, err := epoch.ParseCertificate(ev.Certificate)
+	if err != nil {
+		return epoch.Approval{}, err
+	}
+	a := r.p.Authority()
+	times := []int64{c.cfg.Now().Unix(), ev.Accepted / int64(time.Second/time.Millisecond)}
+	return cert.Facts(), cert.Verify(a.Domains, uint8(a.Rule), func(domain string, signed, sig []byte) (err error) {
+		p := c.chains[domain]
+		if p == nil {
+			return identity.ErrUnknownKey
+		}
+		for _, at := range times { // a key may have run out since
+			if err = p.chain.Verify(epoch.ApprovalLabel, sig, at, signed); err == nil {
+				return nil
+			}
+		}
+		return err
+	})
+}
+
+// names says whether what was signed is this commit and what it makes of the group.
+func names(a epoch.Approval, room core.RoomID, message []byte, after *mls.GroupContext) error {
+	id := (&core.Handshake{Message: message}).ID()
+	if a.Room == room && a.Epoch == after.Epoch && bytes.Equal(a.Commit, id[:]) &&
+		bytes.Equal(a.Transcript, after.ConfirmedTranscriptHash) && bytes.Equal(a.Tree, after.TreeHash) {
+		return nil
+	}
+	return errors.New("the homeservers signed another change of the room than they show")
+}

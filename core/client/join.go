@@ -1,0 +1,462 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"time"
+
+	"github.com/cloudflare/circl/hpke"
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/isthmus-chat/isthmus/core"
+	"github.com/isthmus-chat/isthmus/core/policy"
+	"github.com/isthmus-chat/isthmus/core/wire"
+	"github.com/isthmus-chat/isthmus/mls"
+	"github.com/isthmus-chat/isthmus/mls/group"
+)
+
+// Bounds and times of entering a room.
+const (
+	maxState    = mls.MaxMessage
+	firstGrace  = 5 * time.Second // for a Welcome to come before the device enters by itself
+	enterAgain  = 10 * time.Second
+	enterLatest = time.Hour
+	maxPages    = 20 // of history, to find where an epoch begins
+	pageEvents  = 100
+)
+
+// joining is a group that the homeserver has not accepted yet: of a room that is
+// made, or of an external commit.
+type joining struct {
+	Handshake *wire.Handshake  `cbor:"1,keyasint,omitempty"`
+	Create    *wire.CreateRoom `cbor:"2,keyasint,omitempty"`
+}
+
+// keepJoining writes the group down before anybody hears of it.
+func (c *Client) keepJoining(r *room, g *group.Group, j joining) {
+	r.Joining, r.JoinID = true, nil
+	if j.Handshake != nil {
+		hash := sha256.Sum256(j.Handshake.Message)
+		r.JoinID = hash[:]
+	}
+	c.put(tableJoining+string(r.ID), 0, g.Snapshot())
+	c.putCBOR(tableJoining+string(r.ID), 1, j)
+	c.touch(r)
+}
+
+func (c *Client) dropJoining(r *room) {
+	if r.Joining {
+		r.Joining = false
+		c.put(tableJoining+string(r.ID), 0, nil)
+		c.put(tableJoining+string(r.ID), 1, nil)
+		c.touch(r)
+	}
+}
+
+// loadJoining reads what keepJoining wrote.
+func (c *Client) loadJoining(ctx context.Context, r *room) (g *group.Group, j joining, err error) {
+	rows, err := c.cfg.Store.Rows(ctx, tableJoining+string(r.ID), 0, 2)
+	if err != nil {
+		return nil, j, err
+	}
+	if len(rows) != 2 {
+		return nil, j, core.Errorf(core.Internal, "the group that a room is entered with is not stored")
+	}
+	if err := decode(rows[1].Data, &j); err != nil {
+		return nil, j, err
+	}
+	if g, err = group.Restore(c.groups, rows[0].Data, nil, c.signers); err != nil {
+		return nil, j, core.Errorf(core.Internal, "stored group: %w", err)
+	}
+	return g, j, nil
+}
+
+// begin offers what keepJoining wrote, until it is accepted or refused.
+func (c *Client) begin(ctx context.Context, id core.RoomID) error {
+	var failed error
+	for n := range maxUnknown {
+		if n > 0 {
+			if err := c.pause(ctx, min(n, 6)); err != nil {
+				return err
+			}
+		}
+		if err := c.flush(ctx); err != nil {
+			return err
+		}
+		r := c.rooms[id]
+		if r == nil || !r.Joining {
+			return nil // an event said so before
+		}
+		_, j, err := c.loadJoining(ctx, r)
+		if err != nil {
+			return err
+		}
+		var seq uint64
+		if j.Create != nil {
+			err = c.tryCreate(ctx, id, *j.Create, n > 0)
+		} else {
+			seq, err = c.tryEnter(ctx, id, *j.Handshake)
+		}
+		if err == nil {
+			return c.entered(ctx, id, seq)
+		}
+		if failed = err; !core.Temporary(err) {
+			if r := c.rooms[id]; r != nil {
+				c.dropJoining(r)
+			}
+			if ferr := c.flush(ctx); ferr != nil {
+				return ferr
+			}
+			return err
+		}
+	}
+	return failed
+}
+
+func (c *Client) tryCreate(ctx context.Context, id core.RoomID, request wire.CreateRoom, again bool) error {
+	_, err := ask(ctx, c, func(ctx context.Context) (wire.Room, error) { return c.cfg.Home.CreateRoom(ctx, request) })
+	if core.CodeOf(err) != core.Conflict || err == nil {
+		return err
+	}
+	// The room is there: is it what an earlier attempt made?
+	room, rerr := ask(ctx, c, func(ctx context.Context) (wire.Room, error) { return c.cfg.Home.Room(ctx, id) })
+	if rerr != nil || !room.Joined || room.Epoch != 0 || !again {
+		return err
+	}
+	return nil
+}
+
+func (c *Client) tryEnter(ctx context.Context, id core.RoomID, h wire.Handshake) (uint64, error) {
+	d, err := ask(ctx, c, func(ctx context.Context) (wire.Decided, error) { return c.cfg.Home.Handshake(ctx, id, h) })
+	if stale, ok := err.(*Stale); ok && bytes.Equal(stale.Winner, h.Message) {
+		return 0, nil
+	}
+	return d.Seq, err
+}
+
+// entered makes the joining group the room's own: the homeserver has accepted it.
+// seq is the place of its commit in the log, 0 if it is not known.
+func (c *Client) entered(ctx context.Context, id core.RoomID, seq uint64) error {
+	r := c.rooms[id]
+	if r == nil || !r.Joining {
+		return nil
+	}
+	g, j, err := c.loadJoining(ctx, r)
+	if err != nil {
+		return err
+	}
+	p, err := stateOf(g.Public().Context().Extensions)
+	if err != nil {
+		return err
+	}
+	again := r.Joined
+	c.dropJoining(r)
+	c.enterGroup(r, g, p)
+	if again {
+		c.tell(Update{Kind: Resynced, Room: id, Text: "what was said in the meantime cannot be read on this device"})
+	}
+	if j.Handshake != nil {
+		r.own = j.Handshake.Message
+	}
+	if seq > 0 {
+		r.Cursor, r.Behind = seq, true
+	}
+	if err := c.flush(ctx); err != nil {
+		return err
+	}
+	if seq == 0 && j.Create == nil {
+		return c.locate(ctx, id)
+	}
+	return nil
+}
+
+// locate finds the place in the log where the group's epoch begins, so that what
+// was said in it is read and what was said before is not tried.
+func (c *Client) locate(ctx context.Context, id core.RoomID) error {
+	before, seq := uint64(0), uint64(0)
+	for range maxPages {
+		h, err := ask(ctx, c, func(ctx context.Context) (wire.History, error) {
+			return c.cfg.Home.History(ctx, id, before, pageEvents)
+		})
+		if err != nil {
+			return err
+		}
+		r, err := c.group(ctx, id)
+		if err != nil {
+			return err
+		}
+		found := false
+		for _, ev := range h.Events {
+			if epoch, commit, err := framing(ev.Sealed); err == nil && commit && epoch < r.g.Epoch() {
+				seq, found = ev.Seq, true // the last one of these
+			}
+		}
+		if found || len(h.Events) == 0 || !h.More {
+			break
+		}
+		before = h.Events[0].Seq
+		seq = before - min(before, 1)
+	}
+	r, err := c.group(ctx, id)
+	if err != nil {
+		return err
+	}
+	r.Cursor, r.Behind = max(r.Cursor, seq), true
+	c.touch(r)
+	return c.flush(ctx)
+}
+
+// Join enters a room of which one is no participant yet, by an external commit: one
+// that is open, or with a code. A participant's device enters with it too.
+func (c *Client) Join(ctx context.Context, id core.RoomID, code string) error {
+	if err := c.enter(ctx); err != nil {
+		return err
+	}
+	defer c.mu.Unlock()
+	if r := c.rooms[id]; r != nil && r.Joined && r.Lost == "" && r.Halted == "" {
+		return nil
+	}
+	return c.external(ctx, id, code)
+}
+
+// Resync enters a Group anew: what is said until then and was not read yet cannot
+// be read on this device any more.
+func (c *Client) Resync(ctx context.Context, id core.RoomID) error {
+	if err := c.enter(ctx); err != nil {
+		return err
+	}
+	defer c.mu.Unlock()
+	return c.external(ctx, id, "")
+}
+
+// external enters by an external commit (RFC 9420 §12.4.3.2) on a leased state of
+// the group (PROTOCOL §7). One that lost its race is made anew.
+func (c *Client) external(ctx context.Context, id core.RoomID, code string) error {
+	if c.self == nil {
+		return core.Errorf(core.Invalid, "prepare the device first")
+	}
+	for n := range maxTries {
+		if n > 0 {
+			if err := c.pause(ctx, min(n, 9)); err != nil {
+				return err
+			}
+		}
+		if r := c.rooms[id]; r == nil || !r.Joining {
+			if err := c.makeExternal(ctx, id, code); err != nil {
+				return err
+			}
+		}
+		err := c.begin(ctx, id)
+		switch core.CodeOf(err) {
+		case core.StaleEpoch, core.Conflict:
+			if err != nil {
+				continue
+			}
+		}
+		return err
+	}
+	return core.Errorf(core.Unavailable, "others' changes of that room came first %d times", maxTries)
+}
+
+// makeExternal prepares the commit and writes it down.
+func (c *Client) makeExternal(ctx context.Context, id core.RoomID, code string) error {
+	if err := c.meet(ctx, c.self.user); err != nil { // the attestation in force
+		return err
+	}
+	if k := c.known[c.self.device]; k != nil {
+		c.self.Attestation = k.Attestation
+	}
+	state, err := c.lease(ctx, id, code)
+	if err != nil {
+		return err
+	}
+	m, err := mls.Parse(state.Info)
+	if err != nil || m.GroupInfo == nil || !bytes.Equal(m.GroupInfo.Context.GroupID, core.GroupID(id)) {
+		return core.Errorf(core.Invalid, "not a GroupInfo of that room")
+	}
+	p, err := stateOf(m.GroupInfo.Context.Extensions)
+	if err != nil {
+		return err
+	}
+	if err := c.meetTree(ctx, m.GroupInfo.Context.Suite, state.Tree); err != nil {
+		return err
+	}
+	o := group.ExternalOptions{RatchetTree: state.Tree, Resync: true, LeafExtensions: c.self.leafExtensions()}
+	for _, b := range state.Pending[:min(len(state.Pending), mls.MaxPending)] {
+		if m, err := mls.Parse(b); err == nil && m.Public != nil && m.Public.Content.Proposal != nil && m.Public.Content.Proposal.Type == mls.ProposalSelfRemove {
+			o.Pending = append(o.Pending, &m.Public.AuthenticatedContent)
+		}
+	}
+	if _, in := p.Role(string(c.self.user)); !in {
+		o.Proposals = append(o.Proposals, update(policy.ComponentParticipants, policy.Invite(p, []string{string(c.self.user)}, policy.RoleMember)))
+	}
+	g, commit, err := group.JoinExternal(c.groups, c.self.groupIdentity(), m.GroupInfo, o)
+	if err != nil {
+		return core.Errorf(core.Invalid, "external commit: %w", err)
+	}
+	b, err := g.GroupInfo(false, nil)
+	if err != nil {
+		return core.Errorf(core.Internal, "group info: %w", err)
+	}
+	if m, err = mls.Parse(b); err != nil {
+		return core.Errorf(core.Internal, "group info: %w", err)
+	}
+	r, err := c.room(id)
+	if err != nil {
+		return err
+	}
+	r.Kind = core.Group
+	c.keepJoining(r, g, joining{Handshake: &wire.Handshake{Message: commit,
+		Info: mls.NewPartialGroupInfo(m.GroupInfo, false).AppendTo([]byte{infoPartial}), Records: []core.Identity{c.self.proof()}}})
+	return nil
+}
+
+// lease asks for the state of a group, sealed to a key made for this.
+func (c *Client) lease(ctx context.Context, id core.RoomID, code string) (s wire.GroupState, err error) {
+	seed, err := c.bytes(32)
+	if err != nil {
+		return s, err
+	}
+	private, err := inboxKEM.Scheme().UnmarshalBinaryPrivateKey(seed)
+	if err != nil {
+		return s, core.Errorf(core.Internal, "lease: %w", err)
+	}
+	public, err := private.Public().MarshalBinary()
+	if err != nil {
+		return s, core.Errorf(core.Internal, "lease: %w", err)
+	}
+	a, err := ask(ctx, c, func(ctx context.Context) (wire.GroupInfo, error) {
+		return c.cfg.Home.GroupInfo(ctx, id, wire.GetGroupInfo{Key: public, Code: code})
+	})
+	if err != nil {
+		return s, err
+	}
+	receiver, err := letterSuite.NewReceiver(private, []byte("isthmus group info\x00"+string(id)))
+	if err != nil {
+		return s, core.Errorf(core.Internal, "lease: %w", err)
+	}
+	opener, err := receiver.Setup(a.KEM)
+	if err != nil || len(a.Ciphertext) > maxState {
+		return s, core.Errorf(core.Invalid, "a lease that does not open")
+	}
+	plain, err := opener.Open(a.Ciphertext, nil)
+	if err != nil {
+		return s, core.Errorf(core.Invalid, "a lease that does not open")
+	}
+	if err := stateCBOR.Unmarshal(plain, &s); err != nil {
+		return s, core.Errorf(core.Invalid, "a lease that cannot be read")
+	}
+	return s, nil
+}
+
+// letterSuite seals letters and leases: DHKEM(X25519), HKDF-SHA256, AES-128-GCM
+// (RFC 9180 §7).
+var letterSuite = hpke.NewSuite(inboxKEM, hpke.KDF_HKDF_SHA256, hpke.AEAD_AES128GCM)
+
+// stateCBOR bounds what a homeserver or a stranger may make the decoder build.
+var stateCBOR = func() cbor.DecMode {
+	m, err := cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden,
+		MaxNestedLevels: 6, MaxArrayElements: mls.MaxPending, MaxMapPairs: 64}.DecMode()
+	if err != nil {
+		panic(err) // constants
+	}
+	return m
+}()
+
+// meetTree learns whose the leaves of a tree are.
+func (c *Client) meetTree(ctx context.Context, suite mls.Suite, b []byte) error {
+	params, err := suite.Params()
+	if err != nil {
+		return core.Errorf(core.Unsupported, "cipher suite: %w", err)
+	}
+	tree, err := mls.ParseTree(params, b)
+	if err != nil {
+		return core.Errorf(core.Invalid, "ratchet tree: %w", err)
+	}
+	var leaves []*mls.LeafNode
+	for _, l := range tree.All() {
+		leaves = append(leaves, l)
+	}
+	return c.meetLeaves(ctx, leaves)
+}
+
+// welcomed enters a room by a Welcome. A nil error means that the letter is dealt
+// with, whatever came of it.
+func (c *Client) welcomed(ctx context.Context, l *heldLetter) error {
+	r, err := c.room(l.Room)
+	if err != nil {
+		return nil
+	}
+	if r.Joined {
+		if err := c.open(ctx, r); err != nil {
+			return err
+		}
+		if r.g.Epoch() >= l.Epoch {
+			return nil
+		}
+		return errHold // unless a commit takes us out of the group we are in
+	}
+	m, err := mls.Parse(l.Body)
+	if err != nil || m.Welcome == nil {
+		return nil
+	}
+	var pack *storedPackage
+	for _, s := range m.Welcome.Secrets[:min(len(m.Welcome.Secrets), core.MaxDevices)] {
+		if p := c.packages[string(s.NewMember)]; p != nil {
+			pack = p
+		}
+	}
+	r.Kind, r.Member = core.Group, true
+	c.touch(r)
+	if pack == nil {
+		r.Lost = "a Welcome for a key package that is gone"
+		return nil
+	}
+	t, err := ask(ctx, c, func(ctx context.Context) (wire.Tree, error) { return c.cfg.Home.Tree(ctx, l.Room, l.Epoch) })
+	if err == nil {
+		err = c.meetTree(ctx, m.Welcome.Suite, t.Tree)
+	}
+	if r = c.rooms[l.Room]; r == nil || r.Joined || c.packages[pack.ref] != pack {
+		return nil // meanwhile
+	}
+	if err != nil {
+		if core.CodeOf(err) == core.NotFound {
+			r.Lost = "the tree of the Welcome is not kept any more"
+			return nil
+		}
+		return err
+	}
+	return c.join(ctx, r, m.Welcome, pack, t.Tree, l)
+}
+
+// join enters the group, and erases the key package in the same write.
+func (c *Client) join(ctx context.Context, r *room, w *mls.Welcome, pack *storedPackage, tree []byte, l *heldLetter) error {
+	k, err := pack.restore(c.self.groupIdentity())
+	if err != nil {
+		return core.Errorf(core.Internal, "stored key package: %w", err)
+	}
+	g, err := group.Join(c.groups, w, k, group.JoinOptions{RatchetTree: tree})
+	var p *policy.State
+	if err == nil && !bytes.Equal(g.ID(), core.GroupID(r.ID)) {
+		err = core.Errorf(core.Invalid, "a Welcome to another room")
+	}
+	if err == nil {
+		p, err = stateOf(g.Public().Context().Extensions)
+	}
+	if err != nil {
+		r.Lost = "the Welcome does not open"
+		c.touch(r)
+		c.tell(Update{Kind: Alarm, Room: r.ID, Text: "a Welcome was refused: " + err.Error()})
+		return nil
+	}
+	c.enterGroup(r, g, p)
+	if !pack.LastResort {
+		c.dropPackage(pack)
+	}
+	c.release(l)
+	if err := c.flush(ctx); err != nil {
+		return err
+	}
+	return c.locate(ctx, r.ID)
+}

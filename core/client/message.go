@@ -1,0 +1,399 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/isthmus-chat/isthmus/core"
+	"github.com/isthmus-chat/isthmus/core/wire"
+	"github.com/isthmus-chat/isthmus/mls"
+	"github.com/isthmus-chat/isthmus/mls/group"
+)
+
+// A Message is something said in a room, as this device has read it.
+type Message struct {
+	Room      core.RoomID    `cbor:"1,keyasint" json:"room"`
+	Seq       uint64         `cbor:"2,keyasint" json:"seq,omitempty"` // place in the homeserver's log; 0 while Waiting
+	ID        string         `cbor:"3,keyasint,omitempty" json:"id,omitempty"`
+	Sender    core.UserURI   `cbor:"4,keyasint" json:"sender"` // of a Group: by its MLS credential
+	Device    core.DeviceURI `cbor:"5,keyasint,omitempty" json:"device,omitempty"`
+	Type      string         `cbor:"6,keyasint,omitempty" json:"content_type,omitempty"`
+	Content   []byte         `cbor:"7,keyasint,omitempty" json:"content,omitempty"`
+	Text      string         `cbor:"8,keyasint,omitempty" json:"text,omitempty"` // of a Channel, as its homeserver renders it
+	Sent      int64          `cbor:"9,keyasint,omitempty" json:"sent_ms,omitempty"`
+	Accepted  int64          `cbor:"10,keyasint,omitempty" json:"accepted_ms,omitempty"`
+	Epoch     uint64         `cbor:"11,keyasint,omitempty" json:"epoch,omitempty"`
+	Encrypted bool           `cbor:"12,keyasint,omitempty" json:"encrypted"`
+	Own       bool           `cbor:"13,keyasint,omitempty" json:"own,omitempty"` // said by this device
+	Deleted   bool           `cbor:"14,keyasint,omitempty" json:"deleted,omitempty"`
+	Waiting   bool           `cbor:"15,keyasint,omitempty" json:"waiting,omitempty"` // not accepted yet
+	Failed    string         `cbor:"16,keyasint,omitempty" json:"failed,omitempty"`  // why it cannot be read
+}
+
+// outgoing is a message on its way: the same ciphertext is offered until it is
+// accepted, so that none is said twice.
+type outgoing struct {
+	Message
+	Sealed []byte `cbor:"20,keyasint,omitempty"`
+	n      uint64
+}
+
+func (c *Client) loadOutbox(ctx context.Context) error {
+	return c.each(ctx, tableOutbox, func(row Row) error {
+		o := &outgoing{n: row.N}
+		if err := decode(row.Data, o); err != nil {
+			return err
+		}
+		c.outbox = append(c.outbox, o)
+		c.next = max(c.next, row.N+1)
+		return nil
+	})
+}
+
+func (c *Client) keepMessage(m *Message) { c.putCBOR(tableMessages+string(m.Room), ^m.Seq, m) }
+
+// Send says something in a room: content of a media type, core.ContentMIMI if "". A
+// message that could not be handed over now is kept, and goes out with a later
+// Send or Tend: then the error is Unavailable and the message is Waiting.
+func (c *Client) Send(ctx context.Context, id core.RoomID, mediaType string, content []byte) (Message, error) {
+	if err := c.enter(ctx); err != nil {
+		return Message{}, err
+	}
+	defer c.mu.Unlock()
+	r := c.rooms[id]
+	switch {
+	case r == nil || !r.Joined:
+		return Message{}, core.Refuse(core.Denied, core.NotJoined, "this device is not in that room")
+	case len(content) > maxContent:
+		return Message{}, core.Errorf(core.TooLarge, "content over %d octets", maxContent)
+	case len(c.outbox) >= maxOutbox:
+		return Message{}, core.Errorf(core.Limited, "too many messages wait to be sent")
+	}
+	key, err := c.bytes(16)
+	if err != nil {
+		return Message{}, err
+	}
+	o := &outgoing{Message: Message{Room: id, ID: core.Base32.EncodeToString(key), Sender: c.self.user, Device: c.self.device,
+		Type: mediaType, Content: content, Sent: c.now(), Own: true, Waiting: true, Encrypted: r.Kind == core.Group}, n: c.next}
+	if o.Type == "" {
+		o.Type = core.ContentMIMI
+	}
+	if r.Kind == core.Group {
+		if err := c.seal(ctx, r, o); err != nil {
+			return Message{}, err
+		}
+	}
+	c.next++
+	c.outbox = append(c.outbox, o)
+	c.putCBOR(tableOutbox, o.n, o)
+	err = c.deliver(ctx, id)
+	return o.Message, err
+}
+
+// seal encrypts a message for the epoch that the room is in here. The group's
+// record of it is written with the message, before either leaves.
+func (c *Client) seal(ctx context.Context, r *room, o *outgoing) error {
+	if err := c.open(ctx, r); err != nil {
+		return err
+	}
+	framed, err := r.g.Public().Context().AppendApplication(nil, mls.MediaType{Type: []byte(o.Type)}, o.Content)
+	if err != nil {
+		return core.Errorf(core.Invalid, "content: %w", err)
+	}
+	if o.Sealed, err = r.g.Seal(nil, framed, nil); err != nil {
+		return core.Errorf(core.Unavailable, "the message cannot be sealed now: %w", err)
+	}
+	o.Epoch = r.g.Epoch()
+	c.touch(r)
+	return nil
+}
+
+// deliver offers what waits for a room, in order.
+func (c *Client) deliver(ctx context.Context, id core.RoomID) error {
+	for n := range maxTries {
+		if n > 0 {
+			if err := c.pause(ctx, min(n, 6)); err != nil {
+				return err
+			}
+		}
+		stale, err := c.deliverOnce(ctx, id)
+		if !stale || err != nil {
+			return err
+		}
+		if _, err := c.round(ctx, 0); err != nil {
+			return err
+		}
+		if err := c.sealAgain(ctx, id); err != nil {
+			return err
+		}
+	}
+	return core.Errorf(core.Unavailable, "the room's epoch changed %d times", maxTries)
+}
+
+// waiting are the messages that wait for a room.
+func (c *Client) waiting(id core.RoomID) (out []*outgoing) {
+	for _, o := range c.outbox {
+		if o.Room == id {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// deliverOnce offers what waits, and says whether it was sealed too early.
+func (c *Client) deliverOnce(ctx context.Context, id core.RoomID) (stale bool, err error) {
+	all := c.waiting(id)
+	if len(all) == 0 {
+		return false, c.flush(ctx)
+	}
+	request := wire.Send{}
+	for _, o := range all {
+		w := wire.Message{ID: o.ID, Sealed: o.Sealed, Sent: o.Sent}
+		if !o.Encrypted {
+			w.Type, w.Content = o.Type, o.Content
+		}
+		request.Messages = append(request.Messages, w)
+	}
+	sent, err := ask(ctx, c, func(ctx context.Context) (wire.Sent, error) { return c.cfg.Home.Send(ctx, id, request) })
+	if core.CodeOf(err) == core.StaleEpoch && err != nil {
+		return true, nil
+	}
+	if err != nil {
+		if !core.Temporary(err) {
+			for _, o := range all {
+				c.settle(o, nil)
+			}
+		}
+		return false, errors.Join(err, c.flush(ctx))
+	}
+	for i, res := range sent.Results[:min(len(sent.Results), len(all))] {
+		switch {
+		case res.Error == nil:
+			c.settle(all[i], &res)
+		case codeNamed(res.Error.Code) == core.StaleEpoch:
+			return true, c.flush(ctx)
+		default:
+			refused := &core.Error{Code: codeNamed(res.Error.Code), Reason: core.Reason(res.Error.Reason), Text: res.Error.Text}
+			if err = refused; !core.Temporary(refused) {
+				c.settle(all[i], nil)
+			}
+		}
+	}
+	if ferr := c.flush(ctx); ferr != nil {
+		return false, ferr
+	}
+	return false, err
+}
+
+// codeNamed is the inverse of core.Code.String.
+func codeNamed(name string) core.Code {
+	for _, code := range core.Codes() {
+		if code.String() == name {
+			return code
+		}
+	}
+	return core.Internal
+}
+
+// settle ends the way of a message: accepted at its place, or, with nil, refused.
+func (c *Client) settle(o *outgoing, res *wire.SentResult) {
+	i := slices.Index(c.outbox, o)
+	if i < 0 {
+		return // its echo came first
+	}
+	c.outbox = slices.Delete(c.outbox, i, i+1)
+	c.put(tableOutbox, o.n, nil)
+	if res == nil {
+		return
+	}
+	o.Waiting, o.Seq, o.ID, o.Accepted = false, res.Seq, res.Event, res.Accepted
+	if o.Encrypted {
+		c.keepMessage(&o.Message)
+	}
+}
+
+// sealAgain seals what waits for the epoch that the room is in now. The ID stays: if
+// the homeserver did take the earlier one, it knows it by that.
+func (c *Client) sealAgain(ctx context.Context, id core.RoomID) error {
+	r, err := c.able(ctx, id)
+	if err != nil {
+		return err
+	}
+	for _, o := range c.waiting(id) {
+		if o.Encrypted && o.Epoch < r.g.Epoch() {
+			if err := c.seal(ctx, r, o); err != nil {
+				return err
+			}
+			c.putCBOR(tableOutbox, o.n, o)
+		}
+	}
+	return nil
+}
+
+// message opens an application message, once: the key is used up in the same write
+// that keeps what it said.
+func (c *Client) message(r *room, ev *wire.Event, m *mls.Message) {
+	if m.Private.ContentType != mls.ContentApplication {
+		c.fail(r, ev, m.Private.Epoch, "a handshake that homeservers cannot follow")
+		return
+	}
+	if m.Private.Epoch > r.g.Epoch() {
+		c.later(r, ev)
+		return
+	}
+	app, err := r.g.Open(m)
+	switch {
+	case err == nil:
+	case errors.Is(err, group.ErrOwnMessage):
+		c.echo(r, ev)
+		return
+	case m.Private.Epoch < r.Entered:
+		return // said before this device came
+	default:
+		c.fail(r, ev, m.Private.Epoch, err.Error())
+		return
+	}
+	device, user := r.owner(app.Epoch, app.Sender)
+	out := &Message{Room: r.ID, Seq: ev.Seq, ID: ev.Event, Sender: user, Device: device, Sent: ev.Sent, Accepted: ev.Accepted,
+		Epoch: app.Epoch, Encrypted: true}
+	framed, err := r.g.Public().Context().ReadApplication(app.Data)
+	if err != nil {
+		out.Failed = err.Error()
+	} else {
+		out.Type, out.Content = string(framed.MediaType.Type), framed.Content
+	}
+	c.keepMessage(out)
+	c.tell(Update{Kind: NewMessage, Room: r.ID, User: user, Device: device, Message: out})
+}
+
+// fail keeps the place of what cannot be read.
+func (c *Client) fail(r *room, ev *wire.Event, epoch uint64, why string) {
+	m := &Message{Room: r.ID, Seq: ev.Seq, ID: ev.Event, Sender: ev.Sender, Sent: ev.Sent, Accepted: ev.Accepted, Epoch: epoch, Encrypted: true, Failed: why}
+	c.keepMessage(m)
+	c.tell(Update{Kind: NewMessage, Room: r.ID, User: ev.Sender, Message: m})
+}
+
+// echo is a message of this device that comes back.
+func (c *Client) echo(r *room, ev *wire.Event) {
+	for _, o := range c.waiting(r.ID) {
+		if bytes.Equal(o.Sealed, ev.Sealed) {
+			c.settle(o, &wire.SentResult{Seq: ev.Seq, Event: ev.Event, Accepted: ev.Accepted})
+			return
+		}
+	}
+}
+
+// later keeps a message of an epoch that has not begun here.
+func (c *Client) later(r *room, ev *wire.Event) {
+	if r.Future >= maxFuture {
+		c.fail(r, ev, 0, "too many messages of epochs to come")
+		return
+	}
+	r.Future++
+	c.putCBOR(tableFuture+string(r.ID), ev.Seq, ev)
+	c.touch(r)
+}
+
+// revisit opens what came before its epoch.
+func (c *Client) revisit(ctx context.Context, r *room) error {
+	if r.Future == 0 || !r.Joined {
+		return nil
+	}
+	if err := c.flush(ctx); err != nil {
+		return err
+	}
+	rows, err := c.cfg.Store.Rows(ctx, tableFuture+string(r.ID), 0, maxFuture)
+	if err != nil {
+		return err
+	}
+	if err := c.open(ctx, r); err != nil {
+		return err
+	}
+	for _, row := range rows {
+		var ev wire.Event
+		if err := decode(row.Data, &ev); err != nil {
+			return err
+		}
+		m, err := mls.Parse(ev.Sealed)
+		if err == nil && m.Private != nil && m.Private.Epoch > r.g.Epoch() {
+			continue
+		}
+		r.Future--
+		c.put(row.Table, row.N, nil)
+		c.touch(r)
+		if err == nil && m.Private != nil {
+			c.message(r, &ev, m)
+		}
+	}
+	return c.flush(ctx)
+}
+
+// said takes an event of a Channel: the homeserver keeps its history.
+func (c *Client) said(r *room, ev *wire.Event) error {
+	if r.Kind == core.Group {
+		return nil // nobody speaks in the clear there
+	}
+	r.Cursor = ev.Seq
+	c.touch(r)
+	m := plain(ev)
+	m.Own = m.Sender == c.self.user
+	c.tell(Update{Kind: NewMessage, Room: r.ID, User: m.Sender, Message: &m})
+	return nil
+}
+
+func plain(ev *wire.Event) Message {
+	return Message{Room: ev.Room, Seq: ev.Seq, ID: ev.Event, Sender: ev.Sender, Type: ev.Type, Content: ev.Content, Text: ev.Text,
+		Sent: ev.Sent, Accepted: ev.Accepted, Deleted: ev.Deleted}
+}
+
+// History returns what was said in a room before a place (0 = up to now), at most
+// limit messages, rising; then, without before, what waits to be accepted. A
+// Group's is what this device has read, a Channel's is asked of the homeserver.
+func (c *Client) History(ctx context.Context, id core.RoomID, before uint64, limit int) ([]Message, error) {
+	if err := c.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer c.mu.Unlock()
+	r := c.rooms[id]
+	if r == nil {
+		return nil, core.Errorf(core.NotFound, "this device does not know that room")
+	}
+	limit = min(max(limit, 1), pageRows)
+	var out []Message
+	if r.Kind != core.Group {
+		h, err := ask(ctx, c, func(ctx context.Context) (wire.History, error) { return c.cfg.Home.History(ctx, id, before, limit) })
+		if err != nil {
+			return nil, err
+		}
+		for i := range h.Events {
+			out = append(out, plain(&h.Events[i]))
+		}
+	} else {
+		if err := c.flush(ctx); err != nil {
+			return nil, err
+		}
+		from := uint64(0)
+		if before > 0 {
+			from = ^before + 1
+		}
+		rows, err := c.cfg.Store.Rows(ctx, tableMessages+string(id), from, limit)
+		if err != nil {
+			return nil, err
+		}
+		for _, row := range slices.Backward(rows) {
+			var m Message
+			if err := decode(row.Data, &m); err != nil {
+				return nil, err
+			}
+			out = append(out, m)
+		}
+	}
+	if before == 0 {
+		for _, o := range c.waiting(id) {
+			out = append(out, o.Message)
+		}
+	}
+	return out, nil
+}

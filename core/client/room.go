@@ -1,0 +1,342 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"github.com/isthmus-chat/isthmus/core"
+	"github.com/isthmus-chat/isthmus/core/identity"
+	"github.com/isthmus-chat/isthmus/core/policy"
+	"github.com/isthmus-chat/isthmus/core/wire"
+	"github.com/isthmus-chat/isthmus/mls"
+	"github.com/isthmus-chat/isthmus/mls/group"
+)
+
+// roomState is what the device remembers of a room, beside the group itself.
+type roomState struct {
+	N       uint64      `cbor:"1,keyasint"`
+	ID      core.RoomID `cbor:"2,keyasint"`
+	Kind    core.Kind   `cbor:"3,keyasint"`
+	Name    string      `cbor:"4,keyasint,omitempty"`
+	Topic   string      `cbor:"5,keyasint,omitempty"`
+	Direct  bool        `cbor:"6,keyasint,omitempty"`
+	Member  bool        `cbor:"7,keyasint,omitempty"` // the user is in the room, as the homeserver says
+	Joined  bool        `cbor:"8,keyasint,omitempty"` // this device is in the Group, or the user in the Channel
+	Cursor  uint64      `cbor:"9,keyasint,omitempty"` // place of the last event that was dealt with
+	Behind  bool        `cbor:"10,keyasint,omitempty"`
+	Entered uint64      `cbor:"11,keyasint,omitempty"` // epoch in which this device came in
+	Records uint64      `cbor:"12,keyasint,omitempty"` // change records after the snapshot
+	Former  []former    `cbor:"13,keyasint,omitempty"`
+	Lost    string      `cbor:"14,keyasint,omitempty"` // why the group is to be entered anew
+	Halted  string      `cbor:"15,keyasint,omitempty"` // why nothing is followed any more
+	Renewed int64       `cbor:"16,keyasint,omitempty"` // ms of the last own path
+	Seen    int64       `cbor:"17,keyasint,omitempty"` // ms when the room was first heard of without its group
+	Tried   int64       `cbor:"18,keyasint,omitempty"` // ms of the last attempt to enter by itself
+	Tries   int         `cbor:"19,keyasint,omitempty"`
+	Offer   bool        `cbor:"20,keyasint,omitempty"` // there is one in tableOffer
+	Joining bool        `cbor:"21,keyasint,omitempty"` // and in tableJoining
+	JoinID  []byte      `cbor:"23,keyasint,omitempty"` // SHA-256 of its commit
+	Future  int         `cbor:"22,keyasint,omitempty"` // events in tableFuture
+}
+
+// A former is whose leaf one was, until an epoch: late messages name leaves of the
+// tree of their own epoch.
+type former struct {
+	_      struct{} `cbor:",toarray"`
+	Until  uint64   // last epoch in which it was
+	Leaf   uint32
+	Device core.DeviceURI
+	User   core.UserURI
+}
+
+// room is a room in use.
+type room struct {
+	roomState
+	dirty   bool
+	g       *group.Group  // nil: not in use, or none
+	p       *policy.State // of g's epoch
+	stalled bool          // in this round nothing more is followed
+	warned  uint64        // place of the event that stalled it, told once
+	tendAt  int64         // ms when others' proposals are to be committed; 0: not seen yet
+	own     []byte        // the last commit of this device that was merged
+	fresh   bool          // the next write is a snapshot
+}
+
+func (c *Client) loadRooms(ctx context.Context) error {
+	return c.each(ctx, tableRooms, func(row Row) error {
+		r := new(room)
+		if err := decode(row.Data, &r.roomState); err != nil {
+			return err
+		}
+		c.rooms[r.ID] = r
+		c.order = append(c.order, r)
+		return nil
+	})
+}
+
+// inOrder lists the values of a map by a number that each has once.
+func inOrder[K comparable, V any](m map[K]V, by func(V) uint64) []V {
+	out := make([]V, 0, len(m))
+	for _, v := range m {
+		out = append(out, v)
+	}
+	slices.SortFunc(out, func(a, b V) int { return cmp.Compare(by(a), by(b)) })
+	return out
+}
+
+// room finds a room, or begins to remember it.
+func (c *Client) room(id core.RoomID) (*room, error) {
+	if r := c.rooms[id]; r != nil {
+		return r, nil
+	}
+	if _, err := core.ParseRoomID(string(id)); err != nil {
+		return nil, err
+	}
+	if len(c.order) >= maxRooms {
+		return nil, core.Errorf(core.TooLarge, "more than %d rooms", maxRooms)
+	}
+	r := &room{roomState: roomState{N: uint64(len(c.order)), ID: id, Seen: c.now()}}
+	c.rooms[id] = r
+	c.order = append(c.order, r)
+	c.touch(r)
+	return r, nil
+}
+
+// group loads the Group of a room that this device is in.
+func (c *Client) group(ctx context.Context, id core.RoomID) (*room, error) {
+	r := c.rooms[id]
+	switch {
+	case r == nil:
+		return nil, core.Errorf(core.NotFound, "this device does not know that room")
+	case r.Kind != core.Group:
+		return nil, core.Errorf(core.Invalid, "that room is not end-to-end encrypted")
+	case !r.Joined:
+		return nil, core.Refuse(core.Denied, core.NotJoined, "this device is not in that room")
+	}
+	return r, c.open(ctx, r)
+}
+
+// open reads the group from its snapshot and the records after it.
+func (c *Client) open(ctx context.Context, r *room) error {
+	if r.g != nil {
+		return nil
+	}
+	rows, err := c.cfg.Store.Rows(ctx, tableGroup+string(r.ID), 0, maxRecords+2)
+	if err != nil {
+		return err
+	}
+	if len(rows) == 0 || rows[0].N != 0 {
+		return core.Errorf(core.Internal, "the group of a room is not stored")
+	}
+	var changes [][]byte
+	for _, row := range rows[1:] {
+		changes = append(changes, row.Data)
+	}
+	g, err := group.Restore(c.groups, rows[0].Data, changes, c.signers)
+	if err != nil {
+		return core.Errorf(core.Internal, "stored group: %w", err)
+	}
+	p, err := stateOf(g.Public().Context().Extensions)
+	if err != nil {
+		return err
+	}
+	r.g, r.p = g, p
+	return nil
+}
+
+// stateOf reads the room's policy.
+func stateOf(e mls.Extensions) (*policy.State, error) {
+	dict, err := e.AppData()
+	if err != nil {
+		return nil, core.Errorf(core.Invalid, "room policy: %w", err)
+	}
+	p, err := policy.ParseState(dict)
+	if err != nil {
+		return nil, core.Errorf(core.Invalid, "room policy: %w", err)
+	}
+	return p, nil
+}
+
+// keep writes what changed in a room's group: records, or a snapshot where there
+// is none that they could follow, or too many.
+func (c *Client) keep(r *room) {
+	if r.g == nil || !r.Joined {
+		return
+	}
+	table := tableGroup + string(r.ID)
+	records, ok := r.g.Changes()
+	if ok && !r.fresh && r.Records < maxRecords {
+		if len(records) > 0 {
+			r.Records++
+			c.put(table, r.Records, records)
+		}
+		return
+	}
+	c.put(table, 0, r.g.Snapshot())
+	for ; r.Records > 0; r.Records-- {
+		c.put(table, r.Records, nil)
+	}
+	r.fresh = false
+}
+
+// enterGroup makes g the room's group from now on.
+func (c *Client) enterGroup(r *room, g *group.Group, p *policy.State) {
+	r.g, r.p, r.fresh = g, p, true
+	r.Kind, r.Joined, r.Member, r.Lost, r.Halted = core.Group, true, true, "", ""
+	r.Entered, r.Former, r.Renewed, r.Tries = g.Epoch(), nil, c.now(), 0
+	if r.Offer {
+		r.Offer = false
+		c.put(tableOffer+string(r.ID), 0, nil)
+	}
+	r.describe()
+	c.touch(r)
+	c.tell(Update{Kind: RoomJoined, Room: r.ID, User: c.self.user})
+}
+
+// leaveGroup erases the group; what was read stays.
+func (c *Client) leaveGroup(r *room) {
+	table := tableGroup + string(r.ID)
+	for n := range r.Records + 1 {
+		c.put(table, n, nil)
+	}
+	r.Records, r.g, r.p, r.Joined, r.Lost, r.Halted = 0, nil, nil, false, "", ""
+	if r.Offer {
+		r.Offer = false
+		c.put(tableOffer+string(r.ID), 0, nil)
+	}
+	c.touch(r)
+}
+
+// describe takes the room's name from its policy.
+func (r *room) describe() {
+	m := r.p.Metadata()
+	r.Name, r.Topic = m.Name, m.Subject
+	r.Direct = r.p.Fixed()
+}
+
+// owner says whose leaf one was in an epoch.
+func (r *room) owner(epoch uint64, leaf uint32) (core.DeviceURI, core.UserURI) {
+	for _, f := range r.Former { // rising
+		if f.Leaf == leaf && f.Until >= epoch {
+			return f.Device, f.User
+		}
+	}
+	return leafOwner(r.g.Public().Tree().Leaf(leaf))
+}
+
+func leafOwner(l *mls.LeafNode) (core.DeviceURI, core.UserURI) {
+	if l == nil {
+		return "", ""
+	}
+	device, user, err := identity.LeafNames(l)
+	if err != nil {
+		return "", ""
+	}
+	return core.DeviceURI(device), core.UserURI(user)
+}
+
+// A RoomInfo is a room as people see it.
+type RoomInfo struct {
+	Room      core.RoomID
+	Kind      core.Kind
+	Name      string
+	Topic     string
+	Direct    bool
+	Joined    bool   // this device can read and write
+	Encrypted bool   // end to end
+	Domain    []byte // security domain: the MLS group_id, nil if not encrypted (PROTOCOL §13)
+	Epoch     uint64
+	Authority []string // homeservers that agree on epochs
+	Devices   int
+	Waiting   bool   // something of this device is not accepted yet
+	Halted    string // why the room goes no further here, "" if it does
+}
+
+// Rooms lists the rooms that this device knows, in the order in which it came to
+// know them.
+func (c *Client) Rooms(ctx context.Context) ([]RoomInfo, error) {
+	if err := c.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer c.mu.Unlock()
+	var out []RoomInfo
+	for _, r := range c.order {
+		if !r.Member && !r.Joined {
+			continue
+		}
+		i := RoomInfo{Room: r.ID, Kind: r.Kind, Name: r.Name, Topic: r.Topic, Direct: r.Direct, Joined: r.Joined,
+			Encrypted: r.Kind == core.Group, Waiting: r.Offer || r.Joining, Halted: cmp.Or(r.Halted, r.Lost)}
+		if r.Kind == core.Group {
+			i.Domain = core.GroupID(r.ID)
+		}
+		if r.Kind == core.Group && r.Joined {
+			if err := c.open(ctx, r); err != nil {
+				return nil, err
+			}
+			i.Epoch, i.Authority, i.Devices = r.g.Epoch(), r.p.Authority().Domains, r.g.Public().Tree().Members()
+		}
+		out = append(out, i)
+	}
+	return out, nil
+}
+
+// A Member is a participant of a room, with the devices that can read in it.
+type Member struct {
+	User    core.UserURI
+	Role    core.Role
+	Devices []DeviceInfo
+}
+
+// Members lists the participants of a Group as this device has verified them, in
+// the order of the room's list.
+func (c *Client) Members(ctx context.Context, id core.RoomID) ([]Member, error) {
+	if err := c.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer c.mu.Unlock()
+	r, err := c.group(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	devices := map[core.UserURI][]DeviceInfo{}
+	for _, l := range r.g.Public().Tree().All() {
+		d, u := leafOwner(l)
+		info := DeviceInfo{Device: d, User: u, Self: d == c.self.device}
+		if k := c.known[d]; k != nil {
+			record, err := k.record()
+			if err != nil {
+				return nil, err
+			}
+			info.Name, info.Linked, info.Verified, info.Refused, info.Revoked = record.Name, c.linked(k), k.Verified, k.Refused, record.Revoked
+		}
+		devices[u] = append(devices[u], info)
+	}
+	var out []Member
+	for _, p := range r.p.Participants() {
+		u := core.UserURI(p.User)
+		out = append(out, Member{User: u, Role: core.Role(min(p.Role, uint32(core.RoleOwner))), Devices: devices[u]})
+	}
+	return out, nil
+}
+
+// listed takes up a room as the homeserver lists it.
+func (c *Client) listed(w wire.Room) error {
+	r, err := c.room(w.Room)
+	if err != nil {
+		return err
+	}
+	group := w.Kind == core.Group.String()
+	if group {
+		r.Kind = core.Group
+	}
+	if !group || !r.Joined { // in a Group its members say what it is called
+		r.Name, r.Topic, r.Direct = w.Name, w.Topic, w.Direct
+	}
+	if r.Member = true; !group && !r.Joined {
+		r.Joined = true
+		c.tell(Update{Kind: RoomJoined, Room: r.ID, User: c.self.user})
+	}
+	c.touch(r)
+	return nil
+}
