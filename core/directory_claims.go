@@ -2,6 +2,7 @@ package core
 
 import (
 	"encoding/hex"
+	"slices"
 	"strings"
 	"time"
 )
@@ -108,7 +109,7 @@ func (e *Engine) claimDevice(tx Tx, c *claim, user UserURI, uri DeviceURI) error
 			a.Package, err = takeLastResort(tx, c, uri)
 		}
 		if err == nil && a.Package == nil {
-			a.Status, err = noneLeft(tx, uri)
+			a.Status, err = noneLeft(tx, c, uri)
 		} else {
 			a.Status = Claimed
 		}
@@ -170,14 +171,31 @@ func takeLastResort(tx Tx, c *claim, uri DeviceURI) ([]byte, error) {
 	return nil, nil
 }
 
-// noneLeft says whether a device has no package at all, or none of a suite asked for.
-func noneLeft(tx Tx, uri DeviceURI) (ClaimStatus, error) {
-	for _, bucket := range []string{packageQueue, lastResorts} {
-		rows, err := under(tx, bucket, string(uri)+" ", "", 1)
-		if err != nil {
-			return "", err
+// noneLeft says whether a device has no package at all that could be handed out, or
+// none of a suite asked for.
+func noneLeft(tx Tx, c *claim, uri DeviceURI) (ClaimStatus, error) {
+	soon := c.now.Add(packageMargin).Unix()
+	prefix := string(uri) + " "
+	rows, err := under(tx, packageQueue, prefix, "", maxUpload)
+	if err != nil {
+		return "", err
+	}
+	for _, row := range rows {
+		suite, rest, _ := strings.Cut(row.Key[len(prefix):], " ")
+		wanted := slices.ContainsFunc(c.Suites, func(s uint16) bool { return suiteKey(uri, s) == prefix+suite })
+		if !wanted && rest >= numberKey(uint64(soon)) {
+			return Incompatible, nil
 		}
-		if len(rows) > 0 {
+	}
+	if rows, err = under(tx, lastResorts, prefix, "", maxLastResorts); err != nil {
+		return "", err
+	}
+	for _, row := range rows {
+		p, err := getPackage(tx, hex.EncodeToString(row.Data))
+		if err != nil {
+			return "", asBroken(err)
+		}
+		if p.NotAfter >= soon && !slices.Contains(c.Suites, p.Suite) {
 			return Incompatible, nil
 		}
 	}

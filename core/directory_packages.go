@@ -13,10 +13,10 @@ import (
 const (
 	maxLastResorts = 8 // of one device, one for each suite
 	maxUpload      = MaxKeyPackages + maxLastResorts
-	maxPackageLife = 90 * 24 * time.Hour // from its first to its last second
-	maxRemembered  = 50_000              // of one device, those handed out among them
-	packageMargin  = 5 * time.Minute     // one that ends sooner is not handed out: a commit takes its time
-	welcomeGrace   = 7 * 24 * time.Hour  // so long after its end a Welcome still finds its device
+	maxPackageLife = 100 * 24 * time.Hour // from its first to its last second
+	maxRemembered  = 50_000               // of one device, those handed out among them
+	packageMargin  = 5 * time.Minute      // one that ends sooner is not handed out: a commit takes its time
+	welcomeGrace   = 7 * 24 * time.Hour   // so long after its end a Welcome still finds its device
 )
 
 // Buckets of key packages.

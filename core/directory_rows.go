@@ -60,33 +60,41 @@ func under(r Reader, bucket, prefix, after string, limit int) ([]Value, error) {
 	return rows, nil
 }
 
-// decideDirectory decides the inputs about devices and what they leave, and cleans
-// up after what has ended.
-func (e *Engine) decideDirectory(tx Tx, now time.Time, in Input) (out Output, err error) {
+// decideDirectory decides the inputs about devices and what they leave. What has
+// ended is cleaned up first, also for an input that is then refused: so that nobody
+// is refused for what is over.
+func (e *Engine) decideDirectory(tx Tx, now time.Time, in Input) (Output, error) {
+	var ended Output
+	if err := e.sweep(tx, now, &ended); err != nil {
+		return Output{}, err
+	}
+	out, err := e.decideDirect(tx, now, in)
+	out.Letters = append(ended.Letters, out.Letters...)
+	return out, err
+}
+
+func (e *Engine) decideDirect(tx Tx, now time.Time, in Input) (Output, error) {
 	switch in := in.(type) {
 	case PutDevice:
-		out, err = e.putDevice(tx, now, in)
+		return e.putDevice(tx, now, in)
 	case PutHomeserver:
-		out, err = e.putHomeserver(tx, in)
+		return e.putHomeserver(tx, in)
 	case PutSession:
-		out, err = e.putSession(tx, now, in)
+		return e.putSession(tx, now, in)
 	case PutKeyPackages:
-		out, err = e.putKeyPackages(tx, now, in)
+		return e.putKeyPackages(tx, now, in)
 	case ClaimKeyPackages:
-		out, err = e.claimKeyPackages(tx, now, in)
+		return e.claimKeyPackages(tx, now, in)
 	case LeaseGroupInfo:
-		out, err = e.leaseGroupInfo(tx, now, in)
+		return e.leaseGroupInfo(tx, now, in)
 	case PutJoinCode:
-		out, err = e.putJoinCode(tx, now, in)
+		return e.putJoinCode(tx, now, in)
 	case PutLetters:
-		out, err = e.putLetters(tx, now, in)
+		return e.putLetters(tx, now, in)
 	case DropLetters:
-		err = dropLetters(tx, in.Device, in.UpTo)
+		return Output{}, dropLetters(tx, in.Device, in.UpTo)
 	}
-	if err == nil {
-		err = e.sweep(tx, now, &out)
-	}
-	return out, err
+	return Output{}, Errorf(Unsupported, "unknown input")
 }
 
 // directory is what the engine remembers of requesters between transactions. It

@@ -1,0 +1,233 @@
+package core_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/isthmus-chat/isthmus/core"
+	"github.com/isthmus-chat/isthmus/core/policy"
+	"github.com/isthmus-chat/isthmus/mls"
+	"github.com/isthmus-chat/isthmus/mls/group"
+)
+
+// newCodeHouse has a Group that users join with a code, or alone if open, and
+// devices of as many strangers.
+func newCodeHouse(t *testing.T, strangers int, option policy.Option) (*house, []*device) {
+	h := newGroupHouse(t, domainA)
+	al := newDevice(t, alice, "phone")
+	h.enrol(al.proof)
+	al.create(h, club, policy.Default(string(alice), domainA, option))
+	var ds []*device
+	for i := range strangers {
+		d := newDevice(t, core.NewUserURI(domainA, fmt.Sprint("stranger", i)), "phone")
+		h.enrol(d.proof)
+		ds = append(ds, d)
+	}
+	return h, ds
+}
+
+func code(room core.RoomID, by core.UserURI, text string, uses uint32, expires time.Time) core.PutJoinCode {
+	return core.PutJoinCode{Code: core.JoinCode{Room: room, Hash: core.JoinCodeHash(room, text), By: by, Uses: uses, Expires: expires}}
+}
+
+// ask asks for a lease.
+func (d *device) ask(h *house, code string) (*core.GroupInfoLease, error) {
+	outs, errs := h.apply(core.LeaseGroupInfo{Room: club, User: d.user, By: d.uri, Code: code})
+	return outs[0].Lease, errs[0]
+}
+
+// enter joins by an external commit with a lease.
+func (d *device) enter(h *house, l *core.GroupInfoLease) error {
+	d.t.Helper()
+	info := must(mls.Parse(l.Info))(d.t).GroupInfo
+	o := group.ExternalOptions{RatchetTree: l.Tree, LeafExtensions: d.leaf()}
+	dict := must(info.Context.Extensions.AppData())(d.t)
+	state := must(policy.ParseState(dict))(d.t)
+	if _, in := state.Role(string(d.user)); !in {
+		o.Proposals = []*mls.Proposal{update(policy.ComponentParticipants, policy.Invite(state, []string{string(d.user)}, policy.RoleMember))}
+	}
+	var commit []byte
+	var err error
+	if d.g, commit, err = group.JoinExternal(d.cfg, d.id, info, o); err != nil {
+		d.t.Fatal(err)
+	}
+	next := must(mls.Parse(must(d.g.GroupInfo(false, nil))(d.t)))(d.t).GroupInfo
+	_, _, err = h.decide(&core.Handshake{Room: club, By: d.uri, Home: domainA, Message: commit, Info: next.AppendTo([]byte{1}), Records: []core.Identity{d.proof}})
+	return err
+}
+
+// pass lets the running lease end.
+func (h *house) pass() { h.now = h.now.Add(11 * time.Second) }
+
+func TestJoinCodesOpenARoom(t *testing.T) {
+	h, ds := newCodeHouse(t, 6, policy.JoinCodes())
+	h.do(code(club, alice, "once", 1, time.Time{}))
+	h.do(code(club, alice, "many", 0, h.now.Add(time.Hour)))
+	if _, err := ds[0].ask(h, ""); core.CodeOf(err) != core.Denied || core.ReasonOf(err) != core.InviteOnly {
+		t.Fatal(err)
+	}
+	if _, err := ds[0].ask(h, "wrong"); core.CodeOf(err) != core.Denied || core.ReasonOf(err) != core.BadKey {
+		t.Fatal(err)
+	}
+	l := must(ds[0].ask(h, "once"))(t)
+	if l.Epoch != 0 || len(l.Info) == 0 || len(l.Tree) == 0 || !l.Until.Equal(h.now.Add(10*time.Second)) {
+		t.Fatalf("%+v", l)
+	}
+	h.pass()
+	// Who has given a code needs no second use of it to try again; it is used up for others.
+	must(ds[0].ask(h, ""))(t)
+	h.pass()
+	_, err := ds[1].ask(h, "once")
+	wantCode(t, err, core.Denied)
+	for _, d := range ds[1:4] {
+		must(d.ask(h, "many"))(t)
+		h.pass()
+	}
+	h.view(func(r core.Reader) {
+		if codes := must(core.JoinCodesOf(r, club))(t); len(codes) != 1 || codes[0].Hash != core.JoinCodeHash(club, "many") || codes[0].By != alice {
+			t.Fatalf("%+v", codes)
+		}
+	})
+	h.now = h.now.Add(2 * time.Hour)
+	_, err = ds[5].ask(h, "many")
+	wantCode(t, err, core.Denied)
+	_, err = ds[0].ask(h, "")
+	wantCode(t, err, core.Denied)
+	if n := h.rows("join code") + h.rows("admitted") + h.rows("due"); n != 0 {
+		t.Fatalf("%d rows stay", n)
+	}
+}
+
+// With a code a stranger joins, and by the code alone.
+func TestJoinCodeAdmitsTheCommit(t *testing.T) {
+	h, ds := newCodeHouse(t, 2, policy.JoinCodes())
+	h.do(code(club, alice, "many", 0, time.Time{}))
+	l := must(ds[0].ask(h, "many"))(t)
+	if err := ds[1].enter(h, l); core.CodeOf(err) != core.Denied {
+		t.Fatalf("somebody without a code joined: %v", err)
+	}
+	h.must(ds[0].enter(h, l))
+	must(ds[1].ask(h, "many"))(t) // the lease ended with the commit
+	h.view(func(r core.Reader) {
+		if rooms := must(r.RoomsOf(ds[0].user, "", 10))(t); len(rooms) != 1 || rooms[0] != club {
+			t.Fatalf("%v", rooms)
+		}
+	})
+}
+
+func TestPutJoinCodeIsForWhoMay(t *testing.T) {
+	h, ds := newCodeHouse(t, 1, policy.JoinCodes())
+	for name, c := range map[string]struct {
+		in   core.PutJoinCode
+		code core.Code
+	}{
+		"by a stranger":  {code(club, ds[0].user, "x", 0, time.Time{}), core.Denied},
+		"over already":   {code(club, alice, "x", 0, h.now.Add(-time.Hour)), core.Invalid},
+		"of no room":     {code(room, alice, "x", 0, time.Time{}), core.NotFound},
+		"not there":      {core.PutJoinCode{Code: code(club, alice, "x", 0, time.Time{}).Code, Drop: true}, core.NotFound},
+		"not even a URI": {code("x", alice, "x", 0, time.Time{}), core.Invalid},
+	} {
+		_, errs := h.apply(c.in)
+		if errs[0] == nil || core.CodeOf(errs[0]) != c.code {
+			t.Errorf("%s: %v, want %v", name, errs[0], c.code)
+		}
+	}
+	in := code(club, alice, "x", 2, h.now.Add(time.Hour))
+	h.do(in)
+	_, errs := h.apply(in)
+	wantCode(t, errs[0], core.Conflict)
+	drop := in
+	drop.Drop, drop.Code.By = true, ds[0].user
+	_, errs = h.apply(drop)
+	wantCode(t, errs[0], core.Denied)
+	drop.Code.By = alice
+	h.do(drop)
+	if n := h.rows("join code") + h.rows("due"); n != 0 {
+		t.Fatalf("%d rows stay", n)
+	}
+	for i := range core.MaxJoinCodes {
+		h.do(code(club, alice, fmt.Sprint(i), 0, time.Time{}))
+	}
+	_, errs = h.apply(code(club, alice, "one more", 0, time.Time{}))
+	wantCode(t, errs[0], core.TooLarge)
+}
+
+// Nobody guesses a passphrase by trying: not one user, and not many.
+func TestTriesOfJoinCodesAreLimited(t *testing.T) {
+	h, ds := newCodeHouse(t, 20, policy.JoinCodes())
+	h.do(code(club, alice, "secret", 0, time.Time{}))
+	tries := func(d *device) (n int) {
+		for ; n < 100; n++ {
+			if _, err := d.ask(h, fmt.Sprint("guess", n)); core.CodeOf(err) == core.Limited {
+				break
+			}
+		}
+		return n
+	}
+	if n := tries(ds[0]); n != 5 {
+		t.Fatalf("%d tries of one user", n)
+	}
+	all := 0
+	for _, d := range ds[1:] {
+		all += tries(d)
+	}
+	if all > 60 {
+		t.Fatalf("%d tries of many", all)
+	}
+	_, err := ds[0].ask(h, "secret")
+	wantCode(t, err, core.Limited)
+	h.now = h.now.Add(time.Hour)
+	must(ds[0].ask(h, "secret"))(t)
+}
+
+// One at a time; who takes and does not commit is slowed down, then refused, and a
+// commit makes it all good.
+func TestLeasesGoToOneAtATime(t *testing.T) {
+	h, ds := newCodeHouse(t, 3, policy.OpenJoin())
+	l := must(ds[0].ask(h, ""))(t)
+	_, err := ds[1].ask(h, "")
+	wantCode(t, err, core.Limited)
+	h.must(ds[0].enter(h, l))
+	l = must(ds[1].ask(h, ""))(t) // at once: the one before has committed
+	h.pass()
+	taken, refused := 1, false
+	for waited := time.Duration(0); !refused; waited += 11 * time.Second {
+		if waited > 10*time.Hour {
+			t.Fatal("never refused")
+		}
+		switch _, err := ds[1].ask(h, ""); core.CodeOf(err) {
+		case core.Denied:
+			refused = err != nil
+		case core.Limited:
+		default:
+			h.must(err)
+			taken++
+		}
+		h.pass()
+	}
+	if taken != 10 {
+		t.Fatalf("%d leases taken", taken)
+	}
+	must(ds[2].ask(h, ""))(t)
+	h.pass()
+	h.must(ds[1].enter(h, l)) // what it had is still good
+	must(ds[1].ask(h, ""))(t)
+}
+
+func TestLeasesAreForDevicesInUse(t *testing.T) {
+	h, ds := newCodeHouse(t, 2, policy.OpenJoin())
+	for name, c := range map[string]struct {
+		in   core.LeaseGroupInfo
+		code core.Code
+	}{
+		"no device":        {core.LeaseGroupInfo{Room: club, User: bob, By: "mimi://a.example/d/x"}, core.NotFound},
+		"another's device": {core.LeaseGroupInfo{Room: club, User: ds[0].user, By: ds[1].uri}, core.Denied},
+		"no room":          {core.LeaseGroupInfo{Room: room, User: ds[0].user, By: ds[0].uri}, core.NotFound},
+	} {
+		_, errs := h.apply(c.in)
+		if errs[0] == nil || core.CodeOf(errs[0]) != c.code {
+			t.Errorf("%s: %v, want %v", name, errs[0], c.code)
+		}
+	}
+}
