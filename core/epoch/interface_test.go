@@ -1,5 +1,0 @@
-package epoch
-
-import "github.com/isthmus-chat/isthmus/core"
-
-var _ Rooms = (*core.Engine)(nil)
