@@ -1,0 +1,293 @@
+package native
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/isthmus-chat/isthmus/bridges"
+	"github.com/isthmus-chat/isthmus/core"
+	"github.com/isthmus-chat/isthmus/core/wire"
+)
+
+// Bounds of those who wait, and of what is remembered for them.
+const (
+	maxPerUser = 64      // streams and polls of one user at a time
+	maxTyping  = 64      // signals that wait for one stream; more of them say nothing new
+	maxMembers = 200_000 // of the rooms whose members are remembered, all together
+)
+
+// A hub wakes those who wait for news. It is told of every committed batch and
+// only marks what to look at: the readers go to the log themselves, so a slow one
+// costs nobody anything, and ten messages that come while one is being written
+// are one reading.
+type hub struct {
+	max int
+	gen atomic.Uint64 // rises with every change of somebody's membership
+
+	mu      sync.Mutex
+	waiting int
+	users   map[core.UserURI]map[*waiter]bool
+	devices map[core.DeviceURI]map[*waiter]bool
+	rooms   map[core.RoomID]map[*waiter]bool
+	members map[core.RoomID]map[core.UserURI]presence
+	known   int // entries of members
+}
+
+// A presence says whether somebody is in a room, and since which of its events.
+type presence struct {
+	since uint64
+	in    bool
+}
+
+// A waiter is one stream, or one poll that waits. All but its channels is under
+// the hub's lock.
+type waiter struct {
+	session core.Session
+	poke    chan struct{} // has room for one: something is marked
+	closed  chan struct{} // the session has ended
+
+	news
+	watched map[core.RoomID]bool
+	over    bool // closed is closed
+}
+
+// news is what a reader has to look at.
+type news struct {
+	list    bool // of rooms may have changed
+	letters bool
+	rooms   map[core.RoomID]bool
+	typing  []wire.Typing // the last of each user and room
+}
+
+func newHub(max int) *hub {
+	return &hub{max: max, users: map[core.UserURI]map[*waiter]bool{}, devices: map[core.DeviceURI]map[*waiter]bool{},
+		rooms: map[core.RoomID]map[*waiter]bool{}, members: map[core.RoomID]map[core.UserURI]presence{}}
+}
+
+// enter takes up a waiter, with everything marked as new.
+func (h *hub) enter(s core.Session) (*waiter, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.waiting >= h.max || len(h.users[s.User]) >= maxPerUser {
+		return nil, core.Errorf(core.Limited, "too many streams are open")
+	}
+	w := &waiter{session: s, poke: make(chan struct{}, 1), closed: make(chan struct{}),
+		news: news{list: true, letters: true, rooms: map[core.RoomID]bool{}}}
+	h.waiting++
+	put(h.users, s.User, w)
+	if s.Device != "" {
+		put(h.devices, s.Device, w)
+	}
+	return w, nil
+}
+
+func (h *hub) leave(w *waiter) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.waiting--
+	remove(h.users, w.session.User, w)
+	remove(h.devices, w.session.Device, w)
+	for room := range w.watched {
+		remove(h.rooms, room, w)
+	}
+}
+
+// watch wakes w for these rooms from now on, and marks those that it did not
+// watch before: something may have been said while they were being looked up.
+func (h *hub) watch(w *waiter, rooms map[core.RoomID]bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for room := range w.watched {
+		if !rooms[room] {
+			remove(h.rooms, room, w)
+		}
+	}
+	for room := range rooms {
+		if !w.watched[room] {
+			put(h.rooms, room, w)
+			w.rooms[room] = true
+			poke(w.poke)
+		}
+	}
+	w.watched = rooms
+}
+
+// take returns what is marked, and unmarks it.
+func (h *hub) take(w *waiter) news {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := w.news
+	w.news = news{rooms: map[core.RoomID]bool{}}
+	return n
+}
+
+func put[K comparable](m map[K]map[*waiter]bool, k K, w *waiter) {
+	if m[k] == nil {
+		m[k] = map[*waiter]bool{}
+	}
+	m[k][w] = true
+}
+
+func remove[K comparable](m map[K]map[*waiter]bool, k K, w *waiter) {
+	if delete(m[k], w); len(m[k]) == 0 {
+		delete(m, k)
+	}
+}
+
+// publish marks what a batch brings. It never waits for a reader.
+func (h *hub) publish(b bridges.Batch) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i := range b.Events {
+		e := &b.Events[i]
+		if e.Control != nil {
+			h.changed(e.Room)
+			h.relist(e.Sender)
+			h.relist(e.Control.User)
+		} else if s, ok := e.Body.(core.Sealed); ok && s.Handshake() {
+			h.changed(e.Room)
+		}
+		h.mark(e.Room)
+	}
+	for _, c := range b.Certified {
+		h.mark(c.Room)
+	}
+	for i := range b.Rooms {
+		h.changed(b.Rooms[i].ID)
+	}
+	for i := range b.Letters {
+		for w := range h.devices[b.Letters[i].Device] {
+			w.letters, w.list = true, true // a Welcome comes with a room
+			poke(w.poke)
+		}
+	}
+}
+
+func (h *hub) mark(room core.RoomID) {
+	for w := range h.rooms[room] {
+		w.rooms[room] = true
+		poke(w.poke)
+	}
+}
+
+// changed forgets who is in a room.
+func (h *hub) changed(room core.RoomID) {
+	h.gen.Add(1)
+	h.known -= len(h.members[room])
+	delete(h.members, room)
+}
+
+func (h *hub) relist(u core.UserURI) {
+	for w := range h.users[u] {
+		w.list = true
+		poke(w.poke)
+	}
+}
+
+// joined says that a user may be in a room that no event has told of.
+func (h *hub) joined(u core.UserURI) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.relist(u)
+}
+
+// signal shows who types to those in the room; never to the one who does.
+func (h *hub) signal(s core.Signal) {
+	if s.Typing == "" {
+		return
+	}
+	t := wire.Typing{Room: s.Room, User: s.Sender, Typing: s.Typing == "active"}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for w := range h.rooms[s.Room] {
+		if w.session.User == s.Sender {
+			continue
+		}
+		w.typing = slices.DeleteFunc(w.typing, func(o wire.Typing) bool { return o.Room == t.Room && o.User == t.User })
+		if len(w.typing) < maxTyping {
+			w.typing = append(w.typing, t)
+			poke(w.poke)
+		}
+	}
+}
+
+// closeSession ends the streams of a session.
+func (h *hub) closeSession(hash [32]byte) {
+	h.end(func(s core.Session) bool { return s.Hash == hash })
+}
+
+// closeDevice ends the streams of a device.
+func (h *hub) closeDevice(d core.DeviceURI) {
+	h.end(func(s core.Session) bool { return s.Device == d })
+}
+
+func (h *hub) end(whose func(core.Session) bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, ws := range h.users {
+		for w := range ws {
+			if whose(w.session) && !w.over {
+				w.over = true
+				close(w.closed)
+			}
+		}
+	}
+}
+
+// A view is one snapshot of the store, with the members of rooms remembered
+// between requests.
+type view struct {
+	core.Reader
+	hub *hub
+	gen uint64 // before the snapshot
+}
+
+// view runs f on one snapshot.
+func (a *api) view(ctx context.Context, f func(*view) error) error {
+	gen := a.hub.gen.Load()
+	return a.gw().View(ctx, func(r core.Reader) error { return f(&view{r, a.hub, gen}) })
+}
+
+// presence finds out whether u is in a room. Members are read once for all who
+// ask, and again when they have changed: a commit in a room of a thousand streams
+// is not a thousand readings of a thousand members.
+func (v *view) presence(room core.RoomID, u core.UserURI) (presence, error) {
+	v.hub.mu.Lock()
+	known, ok := v.hub.members[room]
+	p := known[u]
+	v.hub.mu.Unlock()
+	if ok {
+		return p, nil
+	}
+	members, err := v.Members(room)
+	if err != nil {
+		return presence{}, err
+	}
+	known = make(map[core.UserURI]presence, len(members))
+	for _, m := range members {
+		known[m.User] = presence{m.Since, m.Joined}
+	}
+	v.hub.remember(room, known, v.gen)
+	return known[u], nil
+}
+
+// remember keeps what was read in a snapshot, unless members have changed since
+// before it.
+func (h *hub) remember(room core.RoomID, members map[core.UserURI]presence, gen uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.gen.Load() != gen || h.members[room] != nil || len(members) > maxMembers {
+		return
+	}
+	for r, ms := range h.members { // any will do: it is read again when needed
+		if h.known+len(members) <= maxMembers {
+			break
+		}
+		h.known -= len(ms)
+		delete(h.members, r)
+	}
+	h.known += len(members)
+	h.members[room] = members
+}

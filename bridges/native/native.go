@@ -1,0 +1,91 @@
+// Package native is the side of Isthmus that speaks its own protocol: the device
+// API (PROTOCOL §9) and federation between homeservers (PROTOCOL §8). It carries
+// sealed messages and cannot open them.
+package native
+
+import (
+	"context"
+	"crypto/ed25519"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/isthmus-chat/isthmus/bridges"
+	"github.com/isthmus-chat/isthmus/core"
+)
+
+// Network is the name of what this bridge talks to.
+const Network core.Network = "native"
+
+// Config is what a Bridge is made of.
+type Config struct {
+	Domain     string
+	Key        ed25519.PrivateKey // of the homeserver: signs attestations and its own record
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+	Now        func() time.Time // nil = time.Now
+	API        APIConfig
+	Federation FederationConfig
+}
+
+// A Bridge serves devices and talks to other homeservers.
+type Bridge struct {
+	cfg Config
+	api *api
+	fed *federation
+}
+
+var (
+	_ bridges.Bridge = (*Bridge)(nil)
+	_ bridges.Live   = (*Bridge)(nil)
+)
+
+// New prepares a bridge; with federation on, it opens its listener, so that a
+// port that is taken stops the start.
+func New(cfg Config) (*Bridge, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	b := &Bridge{cfg: cfg}
+	var err error
+	if b.fed, err = newFederation(&b.cfg); err != nil {
+		return nil, err
+	}
+	b.api = newAPI(&b.cfg, b.fed)
+	return b, nil
+}
+
+// Handler serves devices: /v1/ and /.well-known/isthmus.
+func (b *Bridge) Handler() http.Handler { return b.api }
+
+// Network implements bridges.Bridge.
+func (b *Bridge) Network() core.Network { return Network }
+
+// Caps implements bridges.Bridge.
+func (b *Bridge) Caps() core.Caps {
+	return core.Caps{Sealed: true, Edit: true, React: true, Reply: true, Redact: true, Emote: true,
+		Typing: true, Topic: true, Membership: true, Formatted: true}
+}
+
+// Run implements bridges.Bridge.
+func (b *Bridge) Run(ctx context.Context, gw bridges.Gateway) error {
+	b.api.start(ctx, gw)
+	return b.fed.run(ctx, gw)
+}
+
+// Deliver implements bridges.Bridge. Devices and peers are not links: they read
+// the log with positions of their own.
+func (b *Bridge) Deliver(context.Context, core.Delivery) (core.Report, error) {
+	return core.Report{}, core.Errorf(core.Unsupported, "rooms are not linked to devices and homeservers: those take part")
+}
+
+// Publish implements bridges.Live.
+func (b *Bridge) Publish(batch bridges.Batch) {
+	b.fed.publish(batch)
+	b.api.publish(batch)
+}
+
+// Signal implements bridges.Live.
+func (b *Bridge) Signal(s core.Signal) { b.api.signal(s) }
