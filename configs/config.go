@@ -18,17 +18,18 @@ var Default []byte
 // A Config is everything an operator may set. default.yaml says what each key
 // means; the yaml tag of a field is its key.
 type Config struct {
-	Domain      string   `yaml:"domain"`
-	Network     string   `yaml:"network"`
-	DataDir     string   `yaml:"data_dir"`
-	KeyFile     string   `yaml:"key_file"`
-	Database    Database `yaml:"database"`
-	Log         Log      `yaml:"log"`
-	HTTP        HTTP     `yaml:"http"`
-	IRC         IRC      `yaml:"irc"`
-	Matrix      []Matrix `yaml:"matrix"`
-	ExpireAfter Duration `yaml:"expire_after"`
-	StopTimeout Duration `yaml:"stop_timeout"`
+	Domain      string     `yaml:"domain"`
+	Network     string     `yaml:"network"`
+	DataDir     string     `yaml:"data_dir"`
+	KeyFile     string     `yaml:"key_file"`
+	Database    Database   `yaml:"database"`
+	Log         Log        `yaml:"log"`
+	HTTP        HTTP       `yaml:"http"`
+	IRC         IRC        `yaml:"irc"`
+	Matrix      []Matrix   `yaml:"matrix"`
+	Federation  Federation `yaml:"federation"`
+	ExpireAfter Duration   `yaml:"expire_after"`
+	StopTimeout Duration   `yaml:"stop_timeout"`
 }
 
 // Database says where the log is kept.
@@ -147,6 +148,32 @@ type Matrix struct {
 	MaxEvents      int      `yaml:"max_events"`
 	JoinsPerSecond int      `yaml:"joins_per_second"`
 	RequestTimeout Duration `yaml:"request_timeout"`
+}
+
+// Federation says how this homeserver meets others.
+type Federation struct {
+	Address  string           `yaml:"address"`
+	CertFile string           `yaml:"cert_file"`
+	KeyFile  string           `yaml:"key_file"`
+	CAFile   string           `yaml:"ca_file"`
+	Base     string           `yaml:"base"`
+	Peers    []Peer           `yaml:"peers"`
+	Block    []string         `yaml:"block"` // domains and *.suffix
+	Limits   FederationLimits `yaml:"limits"`
+}
+
+// A Peer is a homeserver whose address is not asked for.
+type Peer struct {
+	Name    string `yaml:"name"` // its domain
+	Address string `yaml:"address"`
+}
+
+// FederationLimits bound what other homeservers may cost.
+type FederationLimits struct {
+	Requests int  `yaml:"requests_per_second"`
+	Parallel int  `yaml:"parallel"`
+	InFlight int  `yaml:"in_flight"`
+	Memory   Size `yaml:"memory"`
 }
 
 // A WebIRC is a web client's server that says who is behind its connections.

@@ -82,18 +82,22 @@ func TestDefaultIsTheDocumentation(t *testing.T) {
 // The entries that default.yaml shows in comments are themselves right, and the
 // values shown there are the defaults of entries.
 func TestExampleEntries(t *testing.T) {
-	for list, indent := range map[string]string{"matrix": "", "listeners": "  ", "webirc": "  "} {
+	for list, section := range map[string]string{"matrix": "", "listeners": "irc", "webirc": "irc", "peers": "federation"} {
+		indent := ""
+		if section != "" {
+			indent = "  "
+		}
 		block, _, _ := strings.Cut(string(Default), "\n"+indent+list+":")
 		block = block[strings.LastIndex(block, "\n"+indent+"# - name: ")+1:]
 		var b strings.Builder
-		if indent != "" {
-			b.WriteString("irc:\n")
+		if section != "" {
+			b.WriteString(section + ":\n")
 		}
 		b.WriteString(indent + list + ":\n")
 		for line := range strings.Lines(block) {
 			b.WriteString(indent + strings.TrimPrefix(line, indent+"# "))
 		}
-		if got := problems(t, b.String()); got != "" || strings.Count(b.String(), "\n") < 5 {
+		if got := problems(t, b.String()); got != "" || strings.Count(b.String(), "\n") < 4 {
 			t.Errorf("the example of %s: %s\n%s", list, got, b.String())
 		}
 	}
@@ -135,6 +139,16 @@ func TestProblems(t *testing.T) {
 		{"same name", "irc: {listeners: [{name: a, address: ':1'}, {name: a, address: ':2'}]}\n", `irc.listeners[1].name: "a" is there twice`},
 		{"network", "irc: {forwarded: [10.0.0.1]}\n", `irc.forwarded: "10.0.0.1" is not a network such as 10.0.0.0/8`},
 		{"database", "database: {url: mysql://x}\n", `database.url: must be empty for SQLite, or begin with postgres://`},
+		{"federation", "federation: {address: ':8448', base: 'http://x', block: [a.example, '*.', 'b c'], limits: {memory: 1MiB}}\n",
+			`federation.cert_file: federation needs cert_file and key_file
+federation.base: must be an https URL
+federation.block[1]: "*." is neither a domain nor *.suffix
+federation.block[2]: "b c" is neither a domain nor *.suffix
+federation.limits.memory: must be at least 80MiB, which one request may need`},
+		{"peers", "federation: {peers: [{name: B.example, address: x}, {name: localhost, address: ':1'}]}\n",
+			`federation.peers[0].name: "B.example" is not the domain of a homeserver
+federation.peers[0].address: "x" is not host:port
+federation.peers[1].name: "localhost" is there twice, or this homeserver`},
 		{"sts", "irc: {sts: 1h}\n", `irc.sts: needs a listener with tls`},
 	} {
 		if diff := cmp.Diff(c.want, problems(t, c.text)); diff != "" {

@@ -81,6 +81,7 @@ func (c *Config) Validate() error {
 	c.checkIRC(k)
 	c.checkLimits(k)
 	c.checkMatrix(k)
+	c.checkFederation(k)
 	if len(k.problems) > 0 {
 		return &Error{Problems: k.problems}
 	}
@@ -179,4 +180,32 @@ func (c *Config) checkMatrix(k *checker) {
 		k.is(m.MaxBody >= 1<<20, key+".max_body", "must be at least 1MiB: a transaction may hold that much")
 		k.is(m.RequestTimeout > 0, key+".request_timeout", "must be more than 0s")
 	}
+}
+
+// blockForm is an entry of the block list; a typing error must not leave a domain open.
+var blockForm = regexp.MustCompile(`^(\*\.)?[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$`)
+
+func (c *Config) checkFederation(k *checker) {
+	f := c.Federation
+	if f.Address != "" {
+		k.address("federation.address", f.Address)
+		k.is(f.CertFile != "" && f.KeyFile != "", "federation.cert_file", "federation needs cert_file and key_file")
+	}
+	k.is(f.Base == "" || strings.HasPrefix(f.Base, "https://"), "federation.base", "must be an https URL")
+	seen := map[string]bool{}
+	for i, p := range f.Peers {
+		key := fmt.Sprintf("federation.peers[%d]", i)
+		k.is(domainForm.MatchString(p.Name) && len(p.Name) <= 253, key+".name", "%q is not the domain of a homeserver", p.Name)
+		k.is(!seen[p.Name] && p.Name != c.Domain, key+".name", "%q is there twice, or this homeserver", p.Name)
+		k.address(key+".address", p.Address)
+		seen[p.Name] = true
+	}
+	for i, b := range f.Block {
+		k.is(blockForm.MatchString(b), fmt.Sprintf("federation.block[%d]", i), "%q is neither a domain nor *.suffix", b)
+	}
+	l := f.Limits
+	k.is(l.Requests >= 1 && l.Requests <= 1<<20, "federation.limits.requests_per_second", "must be 1 to %d", 1<<20)
+	k.is(l.Parallel >= 1 && l.Parallel <= 1024, "federation.limits.parallel", "must be 1 to 1024")
+	k.is(l.InFlight >= 1 && l.InFlight <= 64, "federation.limits.in_flight", "must be 1 to 64")
+	k.is(l.Memory >= 80<<20, "federation.limits.memory", "must be at least 80MiB, which one request may need")
 }
