@@ -97,7 +97,7 @@ func TestExampleEntries(t *testing.T) {
 		for line := range strings.Lines(block) {
 			b.WriteString(indent + strings.TrimPrefix(line, indent+"# "))
 		}
-		if got := problems(t, b.String()); got != "" || strings.Count(b.String(), "\n") < 4 {
+		if got := problems(t, b.String()); got != "" || strings.Count(b.String(), "\n") < 3 {
 			t.Errorf("the example of %s: %s\n%s", list, got, b.String())
 		}
 	}
