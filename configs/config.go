@@ -25,6 +25,7 @@ type Config struct {
 	Database    Database   `yaml:"database"`
 	Log         Log        `yaml:"log"`
 	HTTP        HTTP       `yaml:"http"`
+	API         API        `yaml:"api"`
 	IRC         IRC        `yaml:"irc"`
 	Matrix      []Matrix   `yaml:"matrix"`
 	Federation  Federation `yaml:"federation"`
@@ -54,6 +55,19 @@ type HTTP struct {
 	RequestTimeout Duration `yaml:"request_timeout"`
 	IdleTimeout    Duration `yaml:"idle_timeout"`
 	MaxConnections int      `yaml:"max_connections"`
+}
+
+// API is what devices use, at the address of HTTP.
+type API struct {
+	Enabled               bool     `yaml:"enabled"`
+	Registration          string   `yaml:"registration"`
+	RegistrationToken     Secret   `yaml:"registration_token"`
+	RegistrationTokenFile string   `yaml:"registration_token_file"`
+	Forwarded             []string `yaml:"forwarded"` // CIDRs
+	SessionLifetime       Duration `yaml:"session_lifetime"`
+	RequestsPerSecond     int      `yaml:"requests_per_second"`
+	MessagesPerSecond     int      `yaml:"messages_per_second"`
+	Streams               int      `yaml:"streams"`
 }
 
 // IRC is the IRC listener.

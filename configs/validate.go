@@ -78,6 +78,7 @@ func (c *Config) Validate() error {
 	k.is(c.StopTimeout > 0, "stop_timeout", "must be more than 0s")
 	k.is(c.ExpireAfter > 0, "expire_after", "must be more than 0s")
 	c.checkHTTP(k)
+	c.checkAPI(k)
 	c.checkIRC(k)
 	c.checkLimits(k)
 	c.checkMatrix(k)
@@ -98,6 +99,17 @@ func (c *Config) checkHTTP(k *checker) {
 	k.is(h.RequestTimeout > 0, "http.request_timeout", "must be more than 0s")
 	k.is(h.IdleTimeout > 0, "http.idle_timeout", "must be more than 0s")
 	k.is(h.MaxConnections > 0, "http.max_connections", "must be more than 0")
+}
+
+func (c *Config) checkAPI(k *checker) {
+	a := c.API
+	k.oneOf("api.registration", a.Registration, "open", "token", "closed")
+	k.is(a.Registration != "token" || a.RegistrationToken != "" || a.RegistrationTokenFile != "", "api.registration_token", "must be set, or registration_token_file")
+	k.networks("api.forwarded", a.Forwarded)
+	k.is(a.SessionLifetime >= 60*Duration(second) && a.SessionLifetime <= 400*86400*Duration(second), "api.session_lifetime", "must be 1m to 9600h")
+	k.is(a.RequestsPerSecond >= 1 && a.RequestsPerSecond <= 1<<20, "api.requests_per_second", "must be 1 to %d", 1<<20)
+	k.is(a.MessagesPerSecond >= 1 && a.MessagesPerSecond <= 1<<24, "api.messages_per_second", "must be 1 to %d", 1<<24)
+	k.is(a.Streams >= 1 && a.Streams <= 1<<20, "api.streams", "must be 1 to %d", 1<<20)
 }
 
 func (c *Config) checkIRC(k *checker) {

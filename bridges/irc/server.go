@@ -78,6 +78,7 @@ type Server struct {
 	world     *world
 	gw        bridges.Gateway
 	auth      *authenticator
+	door      atomic.Pointer[authenticator] // auth, for Login
 	cloak     cloaker
 	convert   converter.IRC
 	registry  registry // of accounts
@@ -144,6 +145,7 @@ func (srv *Server) start(ctx context.Context, gw bridges.Gateway) error {
 	srv.gw = gw
 	go srv.flush.run(ctx)
 	srv.auth = newAuthenticator(gw, srv.cfg.Secret, srv.cfg.Accounts.Passwords, srv.cfg.Accounts.Hashers, time.Now)
+	srv.door.Store(srv.auth)
 	if err := srv.load(ctx); err != nil {
 		return err
 	}
