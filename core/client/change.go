@@ -114,18 +114,21 @@ func (c *Client) prepare(r *room, ch change) error {
 				h.More = append(h.More, m)
 			}
 		}
-		return c.keepOffer(r, h)
+		c.keepOffer(r, h)
+		return nil
 	}
 	t, err := r.g.Commit(group.CommitOptions{Proposals: ch.proposals, Path: ch.path, SeparateTree: true, Public: true})
 	if err != nil {
 		return core.Errorf(core.Invalid, "commit: %w", err)
 	}
 	h = wire.Handshake{Message: t.Commit, Welcome: t.Welcome, Records: ch.records}
-	if _, err := c.judge(r, t.Staged); err == nil {
+	_, err = judge(r.g.Public().Tree(), r.p, t.Staged)
+	if err == nil {
 		var info *mls.GroupInfo
 		if info, err = r.g.PendingInfo(nil); err == nil {
 			h.Info = mls.NewPartialGroupInfo(info, false).AppendTo([]byte{infoPartial})
-			return c.keepOffer(r, h)
+			c.keepOffer(r, h)
+			return nil
 		}
 	}
 	r.g.Discard()
@@ -133,11 +136,10 @@ func (c *Client) prepare(r *room, ch change) error {
 	return refuse(err)
 }
 
-func (c *Client) keepOffer(r *room, h wire.Handshake) error {
+func (c *Client) keepOffer(r *room, h wire.Handshake) {
 	r.Offer = true
 	c.putCBOR(tableOffer+string(r.ID), 0, h)
 	c.touch(r)
-	return nil
 }
 
 // outcome is what an offer came to.
@@ -274,20 +276,19 @@ func (c *Client) catchUp(ctx context.Context, id core.RoomID, epoch uint64) erro
 
 // judge says whether the room's policy allows a commit, by the rules that
 // homeservers use, and returns the policy after it.
-func (c *Client) judge(r *room, st *mls.Staged) (*policy.State, error) {
+func judge(tree *mls.Tree, before *policy.State, st *mls.Staged) (*policy.State, error) {
 	dict, err := st.Context().Extensions.AppData()
 	if err != nil {
 		return nil, err
 	}
-	after, err := r.p.Next(dict, st.Components)
+	after, err := before.Next(dict, st.Components)
 	if err != nil {
 		return nil, err
 	}
-	ch := &policy.Change{Before: r.p, After: after, External: st.Sender.Type == mls.SenderNewMemberCommit,
+	ch := &policy.Change{Before: before, After: after, External: st.Sender.Type == mls.SenderNewMemberCommit,
 		Members: st.Tree.Members}
 	actor := clientOf(st.Tree.Leaf(st.Committer), st.Committer)
 	ch.Actor = actor.User
-	tree := r.g.Public().Tree()
 	for _, i := range st.Removed {
 		gone := clientOf(tree.Leaf(i), i)
 		ch.Removed = append(ch.Removed, gone)
