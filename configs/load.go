@@ -24,8 +24,9 @@ const maxFile = 1 << 20
 const EnvPrefix = "ISTHMUS_"
 
 // envOther are variables with our prefix that set no key: CONFIG names the file,
-// the others tell the tests where their vectors and peers are.
-var envOther = regexp.MustCompile(`^ISTHMUS_(CONFIG|VECTORS|SYNAPSE|POSTGRES|TEST_.*)$`)
+// CHAT_PASSPHRASE opens what isthmus chat keeps, the others tell the tests where
+// their vectors and peers are.
+var envOther = regexp.MustCompile(`^ISTHMUS_(CONFIG|CHAT_PASSPHRASE|VECTORS|SYNAPSE|POSTGRES|TEST_.*)$`)
 
 // An Error says what is wrong with a configuration, one line per problem; each
 // line names the file and line, or the key.

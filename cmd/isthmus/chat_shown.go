@@ -1,0 +1,339 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/isthmus-chat/isthmus/converter"
+	"github.com/isthmus-chat/isthmus/core"
+)
+
+// A chatter is one device at work: what the verbs and the terminal client ask of
+// it. Its methods may be called at the same time; errors are *core.Error.
+type chatter interface {
+	Self() chatSelf
+	// Rooms lists the rooms that the user is in, by name. It does not ask the
+	// homeserver, nor do History and Read.
+	Rooms() ([]chatRoom, error)
+	// History returns at most limit lines before the place before (0 = the end),
+	// in rising order.
+	History(room core.RoomID, before uint64, limit int) ([]chatLine, error)
+	Read(room core.RoomID, upTo uint64) error
+
+	// Sync takes what is new without waiting for more, and does what is due.
+	Sync(ctx context.Context) error
+	// Listen takes what is new, again and again, and tells it, until ctx ends or
+	// the homeserver refuses for good. A homeserver that is away is waited for.
+	Listen(ctx context.Context, tell func(chatNews)) error
+
+	Create(ctx context.Context, q chatCreate) (chatRoom, error)
+	Invite(ctx context.Context, room core.RoomID, users []core.UserURI) ([]chatClaim, error)
+	Join(ctx context.Context, room core.RoomID, code string) (chatRoom, error)
+	Leave(ctx context.Context, room core.RoomID) error
+	Remove(ctx context.Context, room core.RoomID, users []core.UserURI) error
+	// Send sends texts in order, and returns what became of each.
+	Send(ctx context.Context, room core.RoomID, texts []string, kind string) ([]chatSent, error)
+	Code(ctx context.Context, room core.RoomID, q chatCode) (chatCode, error)
+
+	Members(ctx context.Context, room core.RoomID) ([]chatMember, error)
+	Devices(ctx context.Context, user core.UserURI) ([]chatDevice, error)
+	// Words are the safety words of one of our devices and another.
+	Words(ctx context.Context, device core.DeviceURI) ([]string, error)
+	Verify(ctx context.Context, device core.DeviceURI) error
+	Link(ctx context.Context, device core.DeviceURI) error
+	// Approve vouches for a new device, given its signed record.
+	Approve(ctx context.Context, record []byte) ([]byte, error)
+	Revoke(ctx context.Context, device core.DeviceURI) error
+}
+
+// chatSelf is who we are.
+type chatSelf struct {
+	User   core.UserURI   `json:"user"`
+	Device core.DeviceURI `json:"device"`
+	Name   string         `json:"name,omitempty"` // of the device
+	Server string         `json:"server"`
+}
+
+// chatRoom is a room as it is shown.
+type chatRoom struct {
+	Room      core.RoomID `json:"room"`
+	Name      string      `json:"name"`
+	Encrypted bool        `json:"encrypted"`
+	Direct    bool        `json:"direct,omitempty"`
+	Domain    string      `json:"security_domain,omitempty"` // "" = none: it is not encrypted
+	Epoch     uint64      `json:"epoch,omitempty"`
+	Authority []string    `json:"authority,omitempty"`
+	Last      uint64      `json:"last"` // place of the newest line
+	Read      uint64      `json:"read"` // and of the newest that was read
+	Unread    int         `json:"unread,omitempty"`
+	Devices   int         `json:"devices,omitempty"`
+	// Unverified counts the devices of others in it whose words nobody compared.
+	Unverified int      `json:"unverified,omitempty"`
+	Warnings   []string `json:"warnings,omitempty"`
+}
+
+// chatLine is one thing in a room's history.
+type chatLine struct {
+	Room     core.RoomID    `json:"room"`
+	Seq      uint64         `json:"seq"`
+	Event    string         `json:"event,omitempty"`
+	Sender   core.UserURI   `json:"sender"`
+	Device   core.DeviceURI `json:"device,omitempty"`
+	At       time.Time      `json:"at"`
+	Kind     string         `json:"kind"` // chatSaid, chatEmote, …
+	Text     string         `json:"text"`
+	Own      bool           `json:"own,omitempty"`
+	Verified bool           `json:"verified,omitempty"` // the sender's device, by its safety words
+	Epoch    uint64         `json:"epoch,omitempty"`
+	Waiting  bool           `json:"waiting,omitempty"` // the homeserver has not accepted it yet
+}
+
+// The kinds of lines.
+const (
+	chatSaid     = "said"
+	chatEmote    = "emote"
+	chatNotice   = "notice"
+	chatReaction = "reaction"
+	chatEvent    = "event"   // who came and went, a new epoch
+	chatWarning  = "warning" // something is not as it should be
+)
+
+// chatNews is what Listen tells.
+type chatNews struct {
+	Lines    []chatLine
+	Rooms    []chatRoom // all of them, if Changed
+	Changed  bool
+	Status   string // "" = connected, else what is the matter
+	Warnings []string
+}
+
+type chatCreate struct {
+	Name    string
+	Channel bool // unencrypted
+	Direct  bool
+	Users   []core.UserURI
+}
+
+// chatClaim is what inviting a user came to.
+type chatClaim struct {
+	User    core.UserURI `json:"user"`
+	Devices int          `json:"devices"` // that were let in
+	Status  string       `json:"status"`  // core.ClaimStatus
+}
+
+// chatSent is what became of one text.
+type chatSent struct {
+	Line  int        `json:"line"` // of the input, from 1
+	Seq   uint64     `json:"seq,omitempty"`
+	Event string     `json:"event,omitempty"`
+	Error *wireError `json:"error,omitempty"`
+}
+
+// chatCode is a join code: asked for, made, or dropped.
+type chatCode struct {
+	Room    core.RoomID `json:"room"`
+	Code    string      `json:"code"`
+	Uses    uint32      `json:"uses,omitempty"`    // 0 = without limit
+	Expires *time.Time  `json:"expires,omitempty"` // nil = never
+	Drop    bool        `json:"dropped,omitempty"`
+}
+
+type chatMember struct {
+	User    core.UserURI `json:"user"`
+	Role    string       `json:"role"`
+	Devices []chatDevice `json:"devices,omitempty"`
+}
+
+type chatDevice struct {
+	Device   core.DeviceURI `json:"device"`
+	User     core.UserURI   `json:"user"`
+	Name     string         `json:"name,omitempty"`
+	Self     bool           `json:"self,omitempty"`
+	Verified bool           `json:"verified"`
+	Linked   bool           `json:"linked,omitempty"` // it and this device, or another of its user, name each other
+	Revoked  bool           `json:"revoked,omitempty"`
+	Problem  string         `json:"problem,omitempty"` // why it is not to be trusted
+}
+
+// state says in words what a device is.
+func (d chatDevice) state() string {
+	var words []string
+	switch {
+	case d.Problem != "":
+		words = append(words, "WARNING: "+screenLine(d.Problem))
+	case d.Revoked:
+		words = append(words, "revoked")
+	case d.Self:
+		words = append(words, "this device")
+	case d.Verified:
+		words = append(words, "verified")
+	default:
+		words = append(words, "NOT verified")
+	}
+	if !d.Linked && !d.Self && !d.Revoked {
+		words = append(words, "not linked to the user's others")
+	}
+	return strings.Join(words, ", ")
+}
+
+// shortUser is a user as people write it: alice@a.example, or alice for one of
+// the homeserver home.
+func shortUser(u core.UserURI, home string) string {
+	path := u.Path()
+	if len(path) == 0 {
+		return screenLine(string(u))
+	}
+	name := screenLine(strings.Join(path, "/"))
+	if u.Domain() == home && len(path) == 1 {
+		return name
+	}
+	return name + "@" + screenLine(u.Domain())
+}
+
+// parseUser reads a user as people write one; home is the domain of a name alone.
+func parseUser(s, home string) (core.UserURI, error) {
+	if strings.HasPrefix(s, "mimi://") {
+		return core.ParseUserURI(s)
+	}
+	name, domain, ok := strings.Cut(s, "@")
+	if !ok {
+		domain = home
+	}
+	if name == "" || domain == "" || strings.ContainsAny(s, " /:#") || strings.Contains(domain, "@") {
+		return "", core.Errorf(core.Invalid, "%q is not a user: write alice@a.example or mimi://a.example/u/alice", screenLine(s))
+	}
+	return core.ParseUserURI(string(core.NewUserURI(domain, strings.ToLower(name))))
+}
+
+// findRoom reads a room as people write one: its URI, or the name of one of rooms.
+func findRoom(s string, rooms []chatRoom) (core.RoomID, error) {
+	if strings.HasPrefix(s, "mimi://") {
+		return core.ParseRoomID(s)
+	}
+	var found []core.RoomID
+	for _, r := range rooms {
+		if strings.EqualFold(r.Name, s) || r.Room.Local() == s || strings.TrimPrefix(r.Name, "#") == s {
+			found = append(found, r.Room)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return "", core.Errorf(core.NotFound, "you are in no room %s", screenLine(s))
+	}
+	return "", core.Errorf(core.Conflict, "%d rooms are called %s: write %s", len(found), screenLine(s), found[0])
+}
+
+// tabWidth is what a tab becomes on the screen: blanks, because a tab's width
+// depends on where it stands.
+const tabWidth = "    "
+
+// screenLines returns text as lines that a terminal shows and does not obey: no
+// control character, nothing that turns the direction of what follows, no byte
+// that is not UTF-8.
+func screenLines(text string) []string {
+	text = strings.NewReplacer("\r\n", "\n", "\r", "\n", "\u0085", "\n", "\u2028", "\n", "\u2029", "\n").Replace(text)
+	lines := strings.Split(text, "\n")
+	for i, l := range lines {
+		lines[i] = strings.Map(onScreen, strings.ReplaceAll(strings.ToValidUTF8(l, "\ufffd"), "\t", tabWidth))
+	}
+	return lines
+}
+
+// screenLine is screenLines for what has one line: names, reasons.
+func screenLine(s string) string {
+	return strings.Map(onScreen, converter.Line(strings.ToValidUTF8(s, "\ufffd")))
+}
+
+// onScreen returns r if it may be shown, and -1 if not. Bidirectional controls
+// would reach beyond the message, into the columns beside it.
+func onScreen(r rune) rune {
+	switch {
+	case unicode.IsControl(r), r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069, r == 0x200e, r == 0x200f, r == 0x061c,
+		r >= 0xfff9 && r <= 0xfffb, r >= 0xe0000 && r <= 0xe007f, r == 0xfeff, r == 0x2028, r == 0x2029:
+		return -1
+	}
+	return r
+}
+
+// lineText says a line without its time: "alice: hello".
+func lineText(l chatLine, home string) string {
+	who := shortUser(l.Sender, home)
+	if l.Waiting {
+		l.Text += " (not sent yet)"
+	}
+	switch l.Kind {
+	case chatEmote:
+		return "* " + who + " " + l.Text
+	case chatEvent:
+		return "-- " + l.Text
+	case chatWarning:
+		return "!! " + l.Text
+	case chatReaction:
+		return "-- " + who + " reacted with " + l.Text
+	case chatNotice:
+		return who + " (notice): " + l.Text
+	}
+	return who + ": " + l.Text
+}
+
+// writeJSONLine writes v as one line of JSON in which no character is a
+// terminal's command: encoding/json escapes those below a blank, this the rest.
+func writeJSONLine(w io.Writer, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return core.Errorf(core.Internal, "answer: %w", err)
+	}
+	_, err = w.Write(append(tameJSON(b), '\n'))
+	return err
+}
+
+// tameJSON escapes DEL, C1 controls and bidirectional controls: all of them stand
+// in strings, where \u means the same.
+func tameJSON(b []byte) []byte {
+	if !bytes.ContainsFunc(b, hidden) {
+		return b
+	}
+	out := make([]byte, 0, len(b)+64)
+	for len(b) > 0 {
+		r, n := utf8.DecodeRune(b)
+		if hidden(r) {
+			for _, u := range utf16Of(r) {
+				out = fmt.Appendf(out, `\u%04x`, u)
+			}
+		} else {
+			out = append(out, b[:n]...)
+		}
+		b = b[n:]
+	}
+	return out
+}
+
+func hidden(r rune) bool { return r >= 0x7f && onScreen(r) < 0 }
+
+func utf16Of(r rune) []uint16 {
+	if r < 0x10000 {
+		return []uint16{uint16(r)}
+	}
+	r -= 0x10000
+	return []uint16{0xd800 + uint16(r>>10), 0xdc00 + uint16(r&0x3ff)}
+}
+
+// sortRooms puts rooms in the order in which they are shown.
+func sortRooms(rooms []chatRoom) {
+	slices.SortFunc(rooms, func(a, b chatRoom) int {
+		if c := strings.Compare(strings.ToLower(a.Name), strings.ToLower(b.Name)); c != 0 {
+			return c
+		}
+		return strings.Compare(string(a.Room), string(b.Room))
+	})
+}

@@ -1,0 +1,485 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	tea "github.com/charmbracelet/bubbletea"
+	"github.com/charmbracelet/lipgloss"
+
+	"github.com/isthmus-chat/isthmus/core"
+)
+
+// A fakeChat is a chatter without a homeserver: a room remembers what is said.
+type fakeChat struct {
+	mu       sync.Mutex
+	rooms    []chatRoom
+	lines    map[core.RoomID][]chatLine
+	verified map[core.DeviceURI]bool
+	read     map[core.RoomID]uint64
+	did      []string
+	fail     error // of the next action
+	news     chan chatNews
+}
+
+const (
+	chatAlice  core.UserURI   = "mimi://a.example/u/alice"
+	chatBob    core.UserURI   = "mimi://b.example/u/bob"
+	chatPhone  core.DeviceURI = "mimi://b.example/d/phonephonephonephonephonep"
+	chatLaptop core.DeviceURI = "mimi://a.example/d/laptoplaptoplaptoplaptopla"
+	chatGarden core.RoomID    = "mimi://a.example/r/garden"
+	chatLobby  core.RoomID    = "mimi://a.example/r/lobby"
+)
+
+func newFakeChat() *fakeChat {
+	f := &fakeChat{lines: map[core.RoomID][]chatLine{}, verified: map[core.DeviceURI]bool{}, read: map[core.RoomID]uint64{}, news: make(chan chatNews, 16)}
+	f.rooms = []chatRoom{
+		{Room: chatLobby, Name: "#lobby", Unread: 2, Last: 2},
+		{Room: chatGarden, Name: "garden", Encrypted: true, Domain: "mimi://a.example/g/garden", Epoch: 5, Devices: 4, Unverified: 2, Authority: []string{"a.example", "b.example"}, Last: 3},
+	}
+	at := time.Date(2030, 1, 2, 15, 4, 0, 0, time.UTC)
+	for i, text := range []string{"hello", "is anybody here?", "two\nlines"} {
+		f.lines[chatGarden] = append(f.lines[chatGarden], chatLine{Room: chatGarden, Seq: uint64(i + 1), Sender: chatBob, Device: chatPhone, At: at.Add(time.Duration(i) * time.Minute), Kind: chatSaid, Text: text})
+	}
+	f.lines[chatLobby] = []chatLine{{Room: chatLobby, Seq: 1, Sender: chatAlice, At: at, Kind: chatSaid, Text: "one"}, {Room: chatLobby, Seq: 2, Sender: chatBob, At: at, Kind: chatEvent, Text: "bob joined"}}
+	return f
+}
+
+func (f *fakeChat) act(format string, args ...any) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.did = append(f.did, fmt.Sprintf(format, args...))
+	err := f.fail
+	f.fail = nil
+	return err
+}
+
+func (f *fakeChat) Self() chatSelf {
+	return chatSelf{User: chatAlice, Device: chatLaptop, Name: "laptop", Server: "https://a.example"}
+}
+func (f *fakeChat) Rooms() ([]chatRoom, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.rooms), nil
+}
+func (f *fakeChat) History(room core.RoomID, before uint64, limit int) ([]chatLine, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := f.lines[room]
+	if before > 0 {
+		all = all[:slices.IndexFunc(all, func(l chatLine) bool { return l.Seq >= before })]
+	}
+	return slices.Clone(all[max(len(all)-limit, 0):]), nil
+}
+func (f *fakeChat) Read(room core.RoomID, upTo uint64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.read[room] = upTo
+	for i := range f.rooms {
+		if f.rooms[i].Room == room {
+			f.rooms[i].Unread = 0
+		}
+	}
+	return nil
+}
+func (f *fakeChat) Sync(context.Context) error { return f.act("sync") }
+func (f *fakeChat) Listen(ctx context.Context, tell func(chatNews)) error {
+	for {
+		select {
+		case n := <-f.news:
+			tell(n)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+func (f *fakeChat) Create(_ context.Context, q chatCreate) (chatRoom, error) {
+	if err := f.act("create %s channel=%v %v", q.Name, q.Channel, q.Users); err != nil {
+		return chatRoom{}, err
+	}
+	r := chatRoom{Room: core.NewRoomID("a.example", q.Name), Name: q.Name, Encrypted: !q.Channel}
+	if r.Encrypted {
+		r.Domain = "mimi://a.example/g/" + q.Name
+	}
+	f.mu.Lock()
+	f.rooms = append(f.rooms, r)
+	f.mu.Unlock()
+	return r, nil
+}
+func (f *fakeChat) Invite(_ context.Context, room core.RoomID, users []core.UserURI) (out []chatClaim, err error) {
+	for i, u := range users {
+		out = append(out, chatClaim{User: u, Status: []string{string(core.Claimed), string(core.Exhausted)}[i%2]})
+	}
+	return out, f.act("invite %s %v", room, users)
+}
+func (f *fakeChat) Join(_ context.Context, room core.RoomID, code string) (chatRoom, error) {
+	err := f.act("join %s %s", room, code)
+	return chatRoom{Room: room, Name: room.Local()}, err
+}
+func (f *fakeChat) Leave(_ context.Context, room core.RoomID) error { return f.act("leave %s", room) }
+func (f *fakeChat) Remove(_ context.Context, room core.RoomID, users []core.UserURI) error {
+	return f.act("remove %s %v", room, users)
+}
+func (f *fakeChat) Send(_ context.Context, room core.RoomID, texts []string, kind string) (out []chatSent, err error) {
+	if err := f.act("send %s %s%q", room, kind, texts); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, text := range texts {
+		if text == "refused" {
+			out = append(out, chatSent{Line: i + 1, Error: &wireError{Code: core.Denied.String(), Text: "not that"}})
+			continue
+		}
+		seq := uint64(len(f.lines[room]) + 1)
+		f.lines[room] = append(f.lines[room], chatLine{Room: room, Seq: seq, Sender: chatAlice, Device: chatLaptop, Kind: chatSaid, Text: text, Own: true, At: time.Date(2030, 1, 2, 16, 0, 0, 0, time.UTC)})
+		out = append(out, chatSent{Line: i + 1, Seq: seq, Event: fmt.Sprint("event", seq)})
+	}
+	return out, nil
+}
+func (f *fakeChat) Code(_ context.Context, room core.RoomID, q chatCode) (chatCode, error) {
+	q.Room, q.Code = room, "opensesame"
+	return q, f.act("code %s %d", room, q.Uses)
+}
+func (f *fakeChat) Members(_ context.Context, room core.RoomID) ([]chatMember, error) {
+	own, _ := f.Devices(context.Background(), chatAlice)
+	others, _ := f.Devices(context.Background(), chatBob)
+	return []chatMember{{User: chatAlice, Role: "owner", Devices: own}, {User: chatBob, Role: "member", Devices: others}}, nil
+}
+func (f *fakeChat) Devices(_ context.Context, user core.UserURI) ([]chatDevice, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if user == chatAlice {
+		return []chatDevice{{Device: chatLaptop, User: chatAlice, Name: "laptop", Self: true}}, nil
+	}
+	return []chatDevice{{Device: chatPhone, User: chatBob, Name: "phone\x1b[31m", Linked: true, Verified: f.verified[chatPhone]}}, nil
+}
+func (f *fakeChat) Words(context.Context, core.DeviceURI) ([]string, error) {
+	return strings.Fields("apple river stone lamp cloud paper night glove"), f.act("words")
+}
+func (f *fakeChat) Verify(_ context.Context, d core.DeviceURI) error {
+	f.mu.Lock()
+	f.verified[d] = true
+	f.mu.Unlock()
+	return f.act("verify %s", d)
+}
+func (f *fakeChat) Link(_ context.Context, d core.DeviceURI) error { return f.act("link %s", d) }
+func (f *fakeChat) Approve(context.Context, []byte) ([]byte, error) {
+	return []byte("approved"), f.act("approve")
+}
+func (f *fakeChat) Revoke(_ context.Context, d core.DeviceURI) error { return f.act("revoke %s", d) }
+
+// A uiRig drives a model as Bubble Tea would, without a terminal.
+type uiRig struct {
+	t    *testing.T
+	chat *fakeChat
+	ui   *chatUI
+}
+
+func newUIRig(t *testing.T) *uiRig {
+	chat := newFakeChat()
+	r := &uiRig{t, chat, newChatUI(t.Context(), chat, newUIStyle(new(bytes.Buffer), nil))}
+	r.run(r.ui.loadRooms())
+	r.update(uiNews{})
+	return r
+}
+
+func (r *uiRig) update(m tea.Msg) {
+	r.t.Helper()
+	_, cmd := r.ui.Update(m)
+	r.run(cmd)
+	r.check()
+}
+
+// run performs commands until none is left.
+func (r *uiRig) run(cmd tea.Cmd) {
+	if cmd == nil {
+		return
+	}
+	switch m := cmd().(type) {
+	case nil:
+	case tea.BatchMsg:
+		for _, c := range m {
+			r.run(c)
+		}
+	case tea.QuitMsg:
+		r.chat.act("quit")
+	default:
+		if !strings.Contains(fmt.Sprintf("%T", m), "cursor") { // it blinks for ever
+			r.update(m)
+		}
+	}
+}
+
+// check holds for every screen: its size, and that nothing in it is obeyed.
+func (r *uiRig) check() {
+	r.t.Helper()
+	v := r.ui.View()
+	lines := strings.Split(v, "\n")
+	if len(lines) != max(r.ui.height, uiFrame+1) {
+		r.t.Errorf("%d lines on a screen of %d:\n%s", len(lines), r.ui.height, v)
+	}
+	for _, l := range lines {
+		if n := lipgloss.Width(l); n > max(r.ui.width, uiMinWidth) {
+			r.t.Errorf("%d columns on a screen of %d: %q", n, r.ui.width, l)
+		}
+	}
+	if !harmless(v) {
+		r.t.Errorf("a control character on the screen: %q", v)
+	}
+}
+
+func (r *uiRig) types(text string) {
+	r.t.Helper()
+	r.update(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune(text)})
+	r.update(tea.KeyMsg{Type: tea.KeyEnter})
+}
+
+func (r *uiRig) key(k tea.KeyType) { r.t.Helper(); r.update(tea.KeyMsg{Type: k}) }
+
+func (r *uiRig) sees(want ...string) {
+	r.t.Helper()
+	v := r.ui.View()
+	for _, w := range want {
+		if !strings.Contains(v, w) {
+			r.t.Errorf("no %q in\n%s", w, v)
+		}
+	}
+}
+
+func (r *uiRig) seesNot(not ...string) {
+	r.t.Helper()
+	v := r.ui.View()
+	for _, w := range not {
+		if strings.Contains(v, w) {
+			r.t.Errorf("%q in\n%s", w, v)
+		}
+	}
+}
+
+func (r *uiRig) did(want string) {
+	r.t.Helper()
+	if !slices.Contains(r.chat.did, want) {
+		r.t.Errorf("never did %q; did %q", want, r.chat.did)
+	}
+}
+
+// The two kinds of rooms differ in words, without any colour, in the list, over
+// the history, and before what one types.
+func TestChatUIRooms(t *testing.T) {
+	r := newUIRig(t)
+	r.sees("alice@a.example", "connected", "> OPEN #lobby", "  e2ee garden", "[!] NOT ENCRYPTED", "servers can read", "NOT ENCRYPTED> ", "15:04 alice: one", "-- bob joined", "Wednesday, 2 January 2030")
+	r.seesNot("encrypted> e", "END-TO-END")
+	r.key(tea.KeyCtrlN)
+	r.sees("> e2ee garden", "[#] END-TO-END ENCRYPTED  2 devices unverified", "domain a.example/g/garden, epoch 5 by 2 homeservers", "encrypted> ", "15:04 bob@b.example: hello", "15:06 bob@b.example: two", "        lines")
+	r.seesNot("[!]", "NOT ENCRYPTED")
+	r.key(tea.KeyCtrlP)
+	r.sees("> OPEN #lobby")
+	r.types("/room garden")
+	r.sees("> e2ee garden")
+	r.types("/info")
+	r.sees("Security domain: mimi://a.example/g/garden", "Epoch 5", "  b.example")
+	r.key(tea.KeyEsc)
+	r.key(tea.KeyCtrlP)
+	r.types("/info")
+	r.sees("NOT encrypted:", "Security domain: none")
+	r.types("/room garden")
+	r.types("/room nowhere")
+	r.sees("! you are in no room nowhere")
+	r.update(tea.WindowSizeMsg{Width: 40, Height: 10}) // no place for the list
+	r.sees("END-TO-END", "lines")
+	r.seesNot("> e2ee garden", "hello")
+	for _, size := range [][2]int{{1, 1}, {20, 8}, {59, 24}, {60, 3}, {300, 100}} {
+		r.update(tea.WindowSizeMsg{Width: size[0], Height: size[1]})
+	}
+}
+
+// What is new comes in, is counted until it was seen, and Tab leads to it.
+func TestChatUINews(t *testing.T) {
+	r := newUIRig(t)
+	rooms, _ := r.chat.Rooms()
+	rooms[1].Unread, rooms[1].Last = 12, 9
+	r.chat.rooms[1].Unread = 12
+	r.update(uiNews{Lines: []chatLine{{Room: chatGarden, Seq: 9, Sender: chatBob, Kind: chatSaid, Text: "news", Verified: true}}, Rooms: rooms, Changed: true, Status: "reconnecting"})
+	r.sees("garden     *12", "! reconnecting")
+	r.key(tea.KeyTab)
+	r.sees("> e2ee garden", "bob@b.example ✓: news", "! reconnecting")
+	r.seesNot("*12")
+	if r.chat.read[chatGarden] != 9 {
+		t.Errorf("read up to %d", r.chat.read[chatGarden])
+	}
+	r.update(uiNews{Warnings: []string{"first warning"}})
+	r.update(uiNews{Warnings: []string{"second warning", "first warning"}})
+	r.sees("! first warning (Esc: 1 more)", "connected")
+	r.key(tea.KeyEsc)
+	r.sees("! second warning")
+	r.key(tea.KeyEsc)
+	r.seesNot("warning")
+	// A room that we were taken out of is shown no more.
+	r.update(uiNews{Rooms: rooms[:1], Changed: true})
+	r.sees("> OPEN #lobby")
+	r.seesNot("garden")
+}
+
+func TestChatUISend(t *testing.T) {
+	r := newUIRig(t)
+	r.types("hello all")
+	r.did(`send mimi://a.example/r/lobby ["hello all"]`)
+	r.sees("alice: hello all")
+	r.types("//shrug")
+	r.did(`send mimi://a.example/r/lobby ["/shrug"]`)
+	r.types("/me waves")
+	r.did(`send mimi://a.example/r/lobby emote["waves"]`)
+	r.types("refused")
+	r.sees("! not that", "NOT ENCRYPTED> refused")
+	r.ui.input.Reset()
+	r.chat.fail = core.Errorf(core.Unavailable, "the homeserver does not answer")
+	r.types("again please")
+	r.sees("! the homeserver does not answer", "> again please")
+	r.ui.input.Reset()
+	r.types("   ")
+	r.types("/nonsense")
+	r.sees("> /nonsense")
+	if n := len(r.chat.did); n != 5 {
+		t.Errorf("did %q", r.chat.did)
+	}
+}
+
+func TestChatUICommands(t *testing.T) {
+	r := newUIRig(t)
+	for line, want := range map[string]string{
+		"/create party bob@b.example":     "create party channel=false [mimi://b.example/u/bob]",
+		"/channel plaza":                  "create plaza channel=true []",
+		"/join mimi://b.example/r/x code": "join mimi://b.example/r/x code",
+		"/join #Market":                   "join mimi://a.example/r/market ",
+		"/link abc":                       "link mimi://a.example/d/abc",
+	} {
+		r.types(line)
+		r.did(want)
+	}
+	r.types("/room garden")
+	r.types("/invite bob@b.example carol")
+	r.did("invite mimi://a.example/r/garden [mimi://b.example/u/bob mimi://a.example/u/carol]")
+	r.sees("Invited bob@b.example. Not reached: carol (exhausted).")
+	r.types("/remove carol")
+	r.did("remove mimi://a.example/r/garden [mimi://a.example/u/carol]")
+	r.types("/code 3")
+	r.did("code mimi://a.example/r/garden 3")
+	r.sees("opensesame", "Esc closes")
+	r.key(tea.KeyEsc)
+	r.seesNot("opensesame")
+	for line, want := range map[string]string{"/invite": "Write /invite USER…", "/code x": "takes a number", "/invite a@b@c": "is not a user", "/nosuch": "There is no /nosuch", "/verify": "Write /verify"} {
+		r.ui.note, r.ui.notes = uiNote{}, nil
+		r.types(line)
+		r.sees("! ", want)
+		r.ui.input.Reset()
+	}
+	r.types("/members")
+	r.sees("In garden: 2", "alice  owner", "this device", "bob@b.example  member", "phone[31m", "NOT verified")
+	r.key(tea.KeyEsc)
+	r.types("/leave")
+	r.sees("Leave garden?")
+	r.update(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("n")})
+	r.sees("Nothing was changed")
+	r.types("/leave")
+	r.update(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("y")})
+	r.did("leave mimi://a.example/r/garden")
+	r.types("/help")
+	r.sees("/verify USER|DEVICE", "compare safety words", "… PgDn")
+	r.key(tea.KeyPgDown)
+	r.key(tea.KeyPgUp)
+	r.key(tea.KeyEsc)
+	r.types("/quit")
+	r.did("quit")
+	r.key(tea.KeyCtrlC)
+}
+
+// A device is verified by yes to the words, and by nothing else.
+func TestChatUIVerify(t *testing.T) {
+	r := newUIRig(t)
+	r.types("/verify bob@b.example")
+	r.sees("Safety words with bob@b.example", "apple  river  stone  lamp", "cloud  paper  night  glove", "[y] they are the same")
+	r.key(tea.KeyEnter)
+	r.seesNot("Safety words")
+	r.types("/devices bob@b.example")
+	r.sees("phone[31m", "NOT verified")
+	r.key(tea.KeyEsc)
+	r.types("/verify " + string(chatPhone))
+	r.update(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("y")})
+	r.did("verify " + string(chatPhone))
+	r.sees("Verified ")
+	r.types("/devices bob@b.example")
+	r.sees("phone[31m", "  verified")
+	r.key(tea.KeyEsc)
+	r.types("/verify bob@b.example")
+	r.sees("has no device that waits to be verified")
+}
+
+// Long histories scroll, and what is older is asked for at the top.
+func TestChatUIScroll(t *testing.T) {
+	r := newUIRig(t)
+	r.chat.lines[chatGarden] = nil
+	for i := range 3 * uiPage {
+		r.chat.lines[chatGarden] = append(r.chat.lines[chatGarden], chatLine{Room: chatGarden, Seq: uint64(i + 1), Sender: chatBob, Kind: chatSaid, Text: fmt.Sprint("line ", i+1, "."), At: time.Unix(int64(i), 0)})
+	}
+	r.types("/room garden")
+	r.sees("line 600.")
+	r.key(tea.KeyPgUp)
+	r.seesNot("line 600.")
+	r.sees("lines below")
+	for range 60 {
+		r.key(tea.KeyPgUp)
+	}
+	r.sees("line 1.")
+	r.key(tea.KeyEsc)
+	r.sees("line 600.")
+	var many []chatLine
+	for i := range 2 * uiKept {
+		many = append(many, chatLine{Room: chatGarden, Seq: uint64(1000 + i), Sender: chatBob, Kind: chatSaid, Text: "x"})
+	}
+	r.update(uiNews{Lines: many})
+	if n := len(r.ui.lines[chatGarden]); n != uiKept {
+		t.Errorf("%d lines are kept", n)
+	}
+	r.ui.merge(chatGarden, r.ui.lines[chatGarden][:10])
+	if n := len(r.ui.lines[chatGarden]); n != uiKept {
+		t.Errorf("what comes twice is there twice: %d", n)
+	}
+}
+
+// NO_COLOR is obeyed; a terminal otherwise gets colours.
+func TestChatUIColours(t *testing.T) {
+	for env, colours := range map[string]bool{"NO_COLOR=1": false, "CLICOLOR_FORCE=1": true} {
+		u := newChatUI(t.Context(), newFakeChat(), newUIStyle(new(bytes.Buffer), []string{"TERM=xterm-256color", env}))
+		u.rooms, u.open = u.chat.(*fakeChat).rooms, chatGarden
+		if got := strings.Contains(u.View(), "\x1b[32m"); got != colours {
+			t.Errorf("%s: colours %v\n%q", env, got, u.View())
+		}
+	}
+}
+
+// Whatever others say and are called, the screen keeps its size and obeys none
+// of it.
+func FuzzChatUI(f *testing.F) {
+	f.Add("hello", "room", 80, 24)
+	f.Add("0", "0", 61, -71)
+	f.Add("\x1b[2J\x1b]0;x\x07 \u009b31m \u202e\r\n\t\xff", "na\x1bme", 30, 9)
+	f.Add(strings.Repeat("👨‍👩‍👧 wide 漢字 ", 40), "漢字漢字漢字漢字漢字漢字", 61, 12)
+	f.Fuzz(func(t *testing.T, text, name string, w, h int) {
+		chat := newFakeChat()
+		u := newChatUI(t.Context(), chat, newUIStyle(new(bytes.Buffer), nil))
+		r := &uiRig{t, chat, u}
+		r.update(tea.WindowSizeMsg{Width: min(max(w, 0), 400), Height: min(max(h, 0), 100)})
+		rooms := []chatRoom{{Room: chatGarden, Name: name, Encrypted: true, Domain: text, Authority: []string{name, text}, Warnings: []string{text}}}
+		r.update(uiNews{Rooms: rooms, Changed: true, Status: name, Lines: []chatLine{
+			{Room: chatGarden, Seq: 10, Sender: core.UserURI(name), Kind: chatSaid, Text: text, Verified: true}, {Room: chatGarden, Seq: 11, Sender: chatBob, Kind: chatWarning, Text: name}}})
+		r.update(uiShow{panel: &uiPanel{title: screenLine(name), lines: screenLines(text)}})
+		r.update(uiShow{panel: u.wordsPanel(core.DeviceURI(name), text, []string{text})})
+	})
+}

@@ -1,0 +1,479 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/isthmus-chat/isthmus/core"
+)
+
+// Bounds of what verbs read and write.
+const (
+	sendBatch    = 64    // texts that are sent before their results are written
+	maxTailStart = 10000 // lines that tail begins with, of each room
+	historyPage  = 500
+)
+
+// roomArg finds the room that an argument names among those that the user is in.
+func roomArg(chat chatter, s string) (core.RoomID, error) {
+	rooms, err := chat.Rooms()
+	if err != nil {
+		return "", err
+	}
+	return findRoom(s, rooms)
+}
+
+// userArgs reads arguments as users.
+func userArgs(chat chatter, args []string) ([]core.UserURI, error) {
+	users := make([]core.UserURI, len(args))
+	for i, s := range args {
+		var err error
+		if users[i], err = parseUser(s, chat.Self().User.Domain()); err != nil {
+			return nil, err
+		}
+	}
+	return users, nil
+}
+
+func (a *chatApp) createCommand() *cobra.Command {
+	var q chatCreate
+	cmd := &cobra.Command{
+		Use: "create NAME [USER…]", Short: "Make an encrypted room, and invite to it", Args: cobra.MinimumNArgs(1),
+		RunE: a.online(func(ctx context.Context, chat chatter, args []string) (err error) {
+			q.Name = args[0]
+			if q.Users, err = userArgs(chat, args[1:]); err != nil {
+				return err
+			}
+			r, err := chat.Create(ctx, q)
+			if err != nil {
+				return err
+			}
+			return a.show(r, func(w io.Writer) {
+				fmt.Fprintf(w, "Made %s (%s): %s.\n", screenLine(r.Name), r.Room, roomKind(r))
+			})
+		}),
+	}
+	cmd.Flags().BoolVar(&q.Channel, "channel", false, "make a channel: NOT encrypted, for IRC clients and links too")
+	return cmd
+}
+
+func roomKind(r chatRoom) string {
+	if r.Encrypted {
+		return "end-to-end encrypted"
+	}
+	return "NOT encrypted"
+}
+
+func (a *chatApp) inviteCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "invite ROOM USER…", Short: "Let users into a room, with all their devices", Args: cobra.MinimumNArgs(2),
+		RunE: a.online(func(ctx context.Context, chat chatter, args []string) error {
+			room, err := roomArg(chat, args[0])
+			if err != nil {
+				return err
+			}
+			users, err := userArgs(chat, args[1:])
+			if err != nil {
+				return err
+			}
+			claims, err := chat.Invite(ctx, room, users)
+			if err != nil {
+				return err
+			}
+			if err := a.show(claims, func(w io.Writer) { fmt.Fprintln(w, invitedText(claims, chat.Self().User.Domain())) }); err != nil {
+				return err
+			}
+			for _, c := range claims {
+				if c.Status != string(core.Claimed) {
+					return errSaid // some are outside
+				}
+			}
+			return nil
+		}),
+	}
+}
+
+func (a *chatApp) joinCommand() *cobra.Command {
+	var code string
+	cmd := &cobra.Command{
+		Use: "join ROOM", Short: "Enter a room that is open, or to which one has a code", Args: cobra.ExactArgs(1),
+		RunE: a.online(func(ctx context.Context, chat chatter, args []string) error {
+			room, err := joinArg(chat, args[0])
+			if err != nil {
+				return err
+			}
+			r, err := chat.Join(ctx, room, code)
+			if err != nil {
+				return err
+			}
+			return a.show(r, func(w io.Writer) { fmt.Fprintf(w, "You are in %s: %s.\n", screenLine(r.Name), roomKind(r)) })
+		}),
+	}
+	cmd.Flags().StringVar(&code, "code", "", "join `code`")
+	return cmd
+}
+
+// joinArg reads a room to join: one that is not known is of the own homeserver.
+func joinArg(chat chatter, s string) (core.RoomID, error) {
+	room, err := roomArg(chat, s)
+	if core.CodeOf(err) == core.NotFound && err != nil && s != "" {
+		return core.ParseRoomID(string(core.NewRoomID(chat.Self().User.Domain(), strings.ToLower(strings.TrimPrefix(s, "#")))))
+	}
+	return room, err
+}
+
+// roomDone is the answer of verbs that only do something to a room.
+type roomDone struct {
+	Room core.RoomID `json:"room"`
+	Done string      `json:"done"`
+}
+
+func (a *chatApp) leaveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "leave ROOM", Short: "Leave a room, with all one's devices", Args: cobra.ExactArgs(1),
+		Long: "leave asks to be taken out of an encrypted room: another member's device does it when it is online.",
+		RunE: a.online(func(ctx context.Context, chat chatter, args []string) error {
+			room, err := roomArg(chat, args[0])
+			if err == nil {
+				err = chat.Leave(ctx, room)
+			}
+			if err != nil {
+				return err
+			}
+			return a.show(roomDone{room, "leave"}, func(w io.Writer) { fmt.Fprintf(w, "You left %s.\n", screenLine(args[0])) })
+		}),
+	}
+}
+
+func (a *chatApp) removeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "remove ROOM USER…", Short: "Put users out of a room", Args: cobra.MinimumNArgs(2),
+		RunE: a.online(func(ctx context.Context, chat chatter, args []string) error {
+			room, err := roomArg(chat, args[0])
+			if err != nil {
+				return err
+			}
+			users, err := userArgs(chat, args[1:])
+			if err == nil {
+				err = chat.Remove(ctx, room, users)
+			}
+			if err != nil {
+				return err
+			}
+			return a.show(roomDone{room, "remove"}, func(w io.Writer) { fmt.Fprintf(w, "Removed %s.\n", screenLine(strings.Join(args[1:], ", "))) })
+		}),
+	}
+}
+
+func (a *chatApp) sendCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "send ROOM [TEXT…]", Short: "Say something: the text, or each line of the input", Args: cobra.MinimumNArgs(1),
+		Long: `Say something in a room: the text, or without one each line of the input.
+
+It ends when the homeserver has accepted everything. What it could not hand over
+(exit code 4) is kept, and goes out with the next command: do not send it again.`,
+		RunE: a.online(func(ctx context.Context, chat chatter, args []string) error {
+			room, err := roomArg(chat, args[0])
+			if err != nil {
+				return err
+			}
+			var in io.Reader = a.in
+			if len(args) > 1 {
+				in = strings.NewReader(strings.ReplaceAll(strings.Join(args[1:], " "), "\n", "\x00"))
+			}
+			return a.sendLines(ctx, chat, room, in, len(args) > 1)
+		}),
+	}
+}
+
+// sendLines sends each line, in batches of what is there already. In one text of
+// the command line a NUL stands for a line break.
+func (a *chatApp) sendLines(ctx context.Context, chat chatter, room core.RoomID, in io.Reader, text bool) error {
+	r := bufio.NewReaderSize(in, 1<<16)
+	var batch []string
+	line, sent, refused := 0, 0, 0
+	flush := func() error {
+		results, err := chat.Send(ctx, room, batch, "")
+		for _, res := range results {
+			if res.Line += line; res.Error == nil {
+				sent++
+			} else if err == nil {
+				refused++
+			}
+			if werr := a.writeSent(res); werr != nil {
+				return werr
+			}
+		}
+		line += len(batch)
+		batch = batch[:0]
+		return err
+	}
+	for {
+		b, err := readPeerLine(r, maxChatText+2)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return core.Errorf(core.TooLarge, "line %d is over %d octets", line+len(batch)+1, maxChatText)
+		}
+		s := strings.TrimRight(string(b), "\r\n")
+		if text {
+			s = strings.ReplaceAll(s, "\x00", "\n")
+		}
+		if batch = append(batch, s); len(batch) >= sendBatch || r.Buffered() == 0 {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := flush(); err != nil {
+		return err
+	}
+	if !a.json {
+		fmt.Fprintf(a.out, "Sent %d.\n", sent)
+	}
+	if refused > 0 {
+		return errSaid
+	}
+	return nil
+}
+
+// writeSent says what became of a line: with JSON always, else if it was refused.
+func (a *chatApp) writeSent(s chatSent) error {
+	if a.json {
+		return writeJSONLine(a.out, s)
+	}
+	if s.Error != nil {
+		fmt.Fprintf(a.err, "isthmus: line %d: %s\n", s.Line, screenLine(s.Error.Text))
+	}
+	return nil
+}
+
+// writeLine says one thing said.
+func (a *chatApp) writeLine(l chatLine, home, room string) error {
+	if a.json {
+		return writeJSONLine(a.out, l)
+	}
+	lines := screenLines(lineText(l, home))
+	prefix := l.At.Local().Format("2006-01-02 15:04 ")
+	if room != "" {
+		prefix += screenLine(room) + " "
+	}
+	for i, s := range lines {
+		if i > 0 {
+			prefix = strings.Repeat(" ", 4)
+		}
+		if _, err := fmt.Fprintln(a.out, prefix+s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *chatApp) historyCommand() *cobra.Command {
+	var limit int
+	var before uint64
+	cmd := &cobra.Command{
+		Use: "history ROOM", Short: "Show what was said in a room", Args: cobra.ExactArgs(1),
+		RunE: a.offline(func(ctx context.Context, chat chatter, args []string) error {
+			room, err := roomArg(chat, args[0])
+			if err != nil {
+				return err
+			}
+			var all []chatLine
+			for len(all) < limit {
+				page, err := chat.History(room, before, min(limit-len(all), historyPage))
+				if err != nil {
+					return err
+				}
+				if len(page) == 0 {
+					break
+				}
+				all = append(page, all...)
+				before = page[0].Seq
+			}
+			for _, l := range all {
+				if err := a.writeLine(l, chat.Self().User.Domain(), ""); err != nil {
+					return err
+				}
+			}
+			return nil
+		}),
+	}
+	cmd.Flags().IntVar(&limit, "limit", 50, "at most so many")
+	cmd.Flags().Uint64Var(&before, "before", 0, "only what came before this place (seq)")
+	return cmd
+}
+
+func (a *chatApp) roomsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "rooms", Short: "List the rooms one is in", Args: cobra.NoArgs,
+		RunE: a.offline(func(ctx context.Context, chat chatter, _ []string) error {
+			rooms, err := chat.Rooms()
+			if err != nil {
+				return err
+			}
+			return a.show(rooms, func(w io.Writer) {
+				if len(rooms) == 0 {
+					fmt.Fprintln(w, "You are in no room yet: `isthmus chat create` makes one.")
+					return
+				}
+				fmt.Fprintln(w, "ROOM\tENCRYPTION\tUNREAD\tEPOCH\tSECURITY DOMAIN")
+				for _, r := range rooms {
+					domain := r.Domain
+					if domain == "" {
+						domain = "none"
+					}
+					fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\n", screenLine(r.Name), roomKind(r), r.Unread, r.Epoch, screenLine(domain))
+					for _, warning := range r.Warnings {
+						fmt.Fprintf(w, "  WARNING: %s\n", screenLine(warning))
+					}
+				}
+			})
+		}),
+	}
+}
+
+func (a *chatApp) membersCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "members ROOM", Short: "List who is in a room, with which devices", Args: cobra.ExactArgs(1),
+		RunE: a.offline(func(ctx context.Context, chat chatter, args []string) error {
+			room, err := roomArg(chat, args[0])
+			if err != nil {
+				return err
+			}
+			members, err := chat.Members(ctx, room)
+			if err != nil {
+				return err
+			}
+			return a.show(members, func(w io.Writer) {
+				for _, m := range members {
+					fmt.Fprintf(w, "%s\t%s\n", shortUser(m.User, ""), screenLine(m.Role))
+					for _, d := range m.Devices {
+						fmt.Fprintf(w, "  %s\n", deviceText(d))
+					}
+				}
+			})
+		}),
+	}
+}
+
+func (a *chatApp) codeCommand() *cobra.Command {
+	var q chatCode
+	var lives time.Duration
+	var drop string
+	cmd := &cobra.Command{
+		Use: "code ROOM", Short: "Make a join code for a room", Args: cobra.ExactArgs(1),
+		RunE: a.online(func(ctx context.Context, chat chatter, args []string) error {
+			room, err := roomArg(chat, args[0])
+			if err != nil {
+				return err
+			}
+			if drop != "" {
+				q = chatCode{Code: drop, Drop: true}
+			}
+			q.Expires = until(lives)
+			c, err := chat.Code(ctx, room, q)
+			if err != nil {
+				return err
+			}
+			return a.show(c, func(w io.Writer) {
+				if c.Drop {
+					fmt.Fprintln(w, "That code opens the room no more.")
+					return
+				}
+				fmt.Fprintf(w, "%s\n\nWho has it enters with:\n  isthmus chat join %s --code %s\n", screenLine(c.Code), c.Room, screenLine(c.Code))
+			})
+		}),
+	}
+	f := cmd.Flags()
+	f.StringVar(&q.Code, "code", "", "this `code` (a passphrase) instead of a random one")
+	f.Uint32Var(&q.Uses, "uses", 1, "how often it may be used; 0 = without limit")
+	f.DurationVar(&lives, "for", 0, "how long it is good for; 0 = until it is dropped")
+	f.StringVar(&drop, "drop", "", "take this `code` back")
+	return cmd
+}
+
+func (a *chatApp) verifyCommand() *cobra.Command {
+	yes := false
+	cmd := &cobra.Command{
+		Use: "verify USER|DEVICE", Short: "Compare safety words, and note that they are the same", Args: cobra.ExactArgs(1),
+		Long: `Show the safety words of this device and another. Compare them with its owner by
+another way: in person, on the telephone. If they are the same in the same order,
+nobody stands between you. Of a user with several devices: USER/first-letters.`,
+		RunE: a.online(func(ctx context.Context, chat chatter, args []string) error {
+			device, err := findDevice(ctx, chat, args[0])
+			if err != nil {
+				return err
+			}
+			v := verification{Device: device, Verified: yes}
+			if v.Words, err = chat.Words(ctx, device); err != nil {
+				return err
+			}
+			if !yes && !a.json {
+				v.Verified = a.asked(v.Words)
+			}
+			if v.Verified {
+				err = chat.Verify(ctx, device)
+			}
+			if err != nil {
+				return err
+			}
+			return a.show(v, func(w io.Writer) {
+				if v.Verified {
+					fmt.Fprintf(w, "Verified %s.\n", device.ID())
+				} else {
+					fmt.Fprintln(w, "Not verified. Once they were compared: isthmus chat verify --yes")
+				}
+			})
+		}),
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "the words were compared and are the same")
+	return cmd
+}
+
+// verification is the answer of verify.
+type verification struct {
+	Device   core.DeviceURI `json:"device"`
+	Words    []string       `json:"words"`
+	Verified bool           `json:"verified"`
+}
+
+// asked shows safety words; on a terminal it asks whether they are the same.
+func (a *chatApp) asked(words []string) bool {
+	for i := 0; i < len(words); i += 4 {
+		fmt.Fprintf(a.out, "  %s\n", screenLine(strings.Join(words[i:min(i+4, len(words))], " ")))
+	}
+	in, ok := a.in.(*os.File)
+	if !ok || !term.IsTerminal(int(in.Fd())) {
+		return false
+	}
+	fmt.Fprint(a.err, "Are they the same on both devices? [y/N] ")
+	line, _ := bufio.NewReader(io.LimitReader(in, 16)).ReadString('\n') // what cannot be read is no yes
+	return strings.EqualFold(strings.TrimSpace(line), "y")
+}
+
+func (a *chatApp) tailCommand() *cobra.Command {
+	var t tailer
+	cmd := &cobra.Command{
+		Use: "tail [ROOM]", Short: "Show what was not read yet, and what comes, as it comes", Args: cobra.MaximumNArgs(1),
+		Long: `Show what was not read yet, then what comes, until it is interrupted; what was shown
+counts as read. Of one room, or of all.`,
+		RunE: a.run(func(ctx context.Context, chat chatter, args []string) error { return a.tail(ctx, chat, args, &t) }),
+	}
+	f := cmd.Flags()
+	f.IntVar(&t.limit, "limit", math.MaxInt, "end after so many lines")
+	f.DurationVar(&t.lasts, "for", 0, "end after so long; 0 = never")
+	f.Uint64Var(&t.since, "since", 0, "of one room: begin after this place (seq), read or not")
+	return cmd
+}
