@@ -23,7 +23,7 @@ const (
 	maxAddresses    = 4 * maxPeers
 )
 
-// directory is the document at directoryPath, as far as it is ours.
+// directory is the document at DirectoryPath, as far as it is ours.
 type directory struct {
 	Isthmus *directoryEntry `json:"isthmus,omitempty"`
 }
@@ -135,7 +135,7 @@ func (a *addresses) ask(ctx context.Context, domain string) ([]byte, error) {
 	t.TLSClientConfig.NextProtos = nil
 	defer t.CloseIdleConnections()
 	c := &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	q, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+domain+directoryPath, nil)
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+domain+DirectoryPath, nil)
 	if err != nil {
 		return nil, core.Errorf(core.Invalid, "not the domain of a homeserver")
 	}

@@ -3,11 +3,25 @@ package native
 import (
 	"cmp"
 	"context"
+	"net/http"
 	"slices"
 	"time"
 
 	"github.com/isthmus-chat/isthmus/core"
 )
+
+// Directory serves the document by which others find this homeserver. The
+// listener of federation has it too; where the domain's own port is another one,
+// that is where they ask.
+func (b *Bridge) Directory() http.Handler { return http.HandlerFunc(b.fed.serveDirectory) }
+
+// Reload reads certificates and authorities again. What does not fit changes nothing.
+func (b *Bridge) Reload() error {
+	if b.fed.off() {
+		return nil
+	}
+	return b.fed.keys.load()
+}
 
 // maxSaved bounds the positions of one transaction.
 const maxSaved = 1024

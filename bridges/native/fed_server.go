@@ -34,9 +34,9 @@ const (
 	strangersBody = 1 << 20  // of who shares no room with us; a Welcome may be the first we hear of them
 )
 
-// directoryPath is where homeservers look for how to reach each other
+// DirectoryPath is where homeservers look for how to reach each other
 // (draft-ietf-mimi-protocol-06 §5.1).
-const directoryPath = "/.well-known/mimi-protocol-directory"
+const DirectoryPath = "/.well-known/mimi-protocol-directory"
 
 // serve answers other homeservers until ctx ends.
 func (f *federation) serve(ctx context.Context) error {
@@ -73,7 +73,7 @@ func (f *federation) serve(ctx context.Context) error {
 // ServeHTTP is the one way of every request of another homeserver: who is it, may
 // it ask now, is there room for what it says, what is the answer.
 func (f *federation) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == directoryPath {
+	if r.URL.Path == DirectoryPath {
 		f.serveDirectory(w, r)
 		return
 	}

@@ -28,6 +28,7 @@ type admin struct {
 	names     map[string]core.Network // by their names in the configuration
 	linkers   map[core.Network]linker // empty where no bridges run
 	caps      map[core.Network]core.Caps
+	peers     federator // nil where no bridges run
 	passwords irc.Passwords
 	started   time.Time
 	now       func() time.Time
@@ -67,6 +68,9 @@ var operations = map[string]operation{
 	"account.token":  op((*admin).accountToken),
 	"account.cert":   op((*admin).accountCert),
 	"account.enable": op((*admin).accountEnable),
+	"peer.list":      op((*admin).peerList),
+	"peer.show":      op((*admin).peerShow),
+	"peer.retry":     op((*admin).peerRetry),
 	"backup":         op((*admin).backupTo),
 	"status":         op((*admin).status),
 }

@@ -165,6 +165,7 @@ func checkCertificates(cfg *configs.Config, now time.Time) (out []finding) {
 		out = append(out, checkCertificate(key, cfg.Path(cert), cfg.Path(private), now))
 	}
 	look("http.cert_file", cfg.HTTP.CertFile, cfg.HTTP.KeyFile)
+	look("federation.cert_file", cfg.Federation.CertFile, cfg.Federation.KeyFile)
 	for i, l := range cfg.IRC.Listeners {
 		look(fmt.Sprintf("irc.listeners[%d].cert_file", i), l.CertFile, l.KeyFile)
 	}

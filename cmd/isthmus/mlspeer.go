@@ -43,7 +43,7 @@ Keys and groups are held in memory and end with the input.`,
 		},
 	}
 	peer.Flags().StringArrayVar(&suites, "suite", nil, "a further cipher suite, as number=KEM,KDF,AEAD,signature (HPKE's and TLS's numbers)")
-	cmd.AddCommand(peer)
+	cmd.AddCommand(peer, c.devCACommand())
 	return cmd
 }
 
