@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/isthmus-chat/isthmus/bridges"
 	"github.com/isthmus-chat/isthmus/core"
 )
 
@@ -48,6 +49,19 @@ func (b *book) Do(_ context.Context, in core.Input) (core.Output, error) {
 	b.m[p.Account.Fold] = p.Account
 	return core.Output{}, nil
 }
+func (b *book) DoAll(ctx context.Context, ins ...core.Input) ([]core.Output, []error, error) {
+	return doEach(ctx, b, ins)
+}
+
+// doEach is DoAll for gateways that decide nothing.
+func doEach(ctx context.Context, gw bridges.Gateway, ins []core.Input) ([]core.Output, []error, error) {
+	outs, errs := make([]core.Output, len(ins)), make([]error, len(ins))
+	for i, in := range ins {
+		outs[i], errs[i] = gw.Do(ctx, in)
+	}
+	return outs, errs, nil
+}
+
 func (b *book) View(_ context.Context, f func(core.Reader) error) error {
 	b.views.Add(1)
 	if b.down != nil {

@@ -102,6 +102,10 @@ func (g *openGateway) Do(_ context.Context, in core.Input) (core.Output, error) 
 	return core.Output{}, nil
 }
 
+func (g *openGateway) DoAll(ctx context.Context, ins ...core.Input) ([]core.Output, []error, error) {
+	return doEach(ctx, g, ins)
+}
+
 func (g *openGateway) View(_ context.Context, f func(core.Reader) error) error {
 	return f(emptyReader{})
 }
