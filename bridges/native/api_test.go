@@ -420,6 +420,35 @@ func TestAPIRateLimits(t *testing.T) {
 	}
 }
 
+func TestAPIHomeserver(t *testing.T) {
+	h := openAPI(t, nil)
+	var hs wire.Homeserver
+	h.stranger().must(200, "GET", "/.well-known/isthmus", nil, &hs)
+	if len(hs.Records) != 1 || hs.Domain != apiDomain {
+		t.Fatalf("the homeserver says %+v", hs)
+	}
+	rec, err := identity.ParseHomeserver(hs.Records[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := identity.Pin(rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	alice := h.member("alice")
+	var d wire.User
+	alice.must(200, "GET", "/v1/devices", nil, &d)
+	att, err := identity.ParseAttestation(d.Devices[0].Proof.Attestation)
+	if err == nil {
+		err = identity.Usable(alice.record, att, chain, nil, time.Now().Unix())
+	}
+	if err != nil {
+		t.Errorf("a device that is registered is not usable by the homeserver's record: %v", err)
+	}
+	alice.must(200, "GET", "/v1/homeservers/"+apiDomain, nil, &hs)
+	alice.refused(core.Unavailable, "GET", "/v1/homeservers/b.example", nil) // federation is off
+}
+
 func TestBuckets(t *testing.T) {
 	b := newBuckets[int](1, 2)
 	now := time.Unix(1000, 0)

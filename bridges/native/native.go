@@ -7,13 +7,16 @@ import (
 	"context"
 	"crypto/ed25519"
 	"log/slog"
+	"math"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/isthmus-chat/isthmus/bridges"
 	"github.com/isthmus-chat/isthmus/core"
+	"github.com/isthmus-chat/isthmus/core/identity"
 )
 
 // Network is the name of what this bridge talks to.
@@ -71,8 +74,35 @@ func (b *Bridge) Caps() core.Caps {
 
 // Run implements bridges.Bridge.
 func (b *Bridge) Run(ctx context.Context, gw bridges.Gateway) error {
+	if err := b.introduce(ctx, gw); err != nil {
+		return err
+	}
 	b.api.start(ctx, gw)
 	return b.fed.run(ctx, gw)
+}
+
+// introduce makes the first record of this homeserver, by which devices and
+// others know its key, unless there is one.
+func (b *Bridge) introduce(ctx context.Context, gw bridges.Gateway) error {
+	public := b.cfg.Key.Public().(ed25519.PublicKey)
+	var chain *identity.Chain
+	err := gw.View(ctx, func(r core.Reader) (err error) {
+		chain, err = core.HomeserverOf(r, b.cfg.Domain)
+		return err
+	})
+	if err == nil && !slices.ContainsFunc(chain.Head().Keys, func(k identity.HomeserverKey) bool { return public.Equal(k.Key) }) {
+		err = core.Errorf(core.Denied, "the key of this homeserver is not one of its record: put the old key back")
+	}
+	if err == nil || core.CodeOf(err) != core.NotFound {
+		return err
+	}
+	rec, err := identity.SignHomeserver(b.cfg.Key, identity.HomeserverRecord{Version: 1, Domain: b.cfg.Domain,
+		Keys: []identity.HomeserverKey{{Key: public, NotAfter: math.MaxInt64}}})
+	if err != nil {
+		return core.Errorf(core.Invalid, "the record of this homeserver: %w", err)
+	}
+	_, err = gw.Do(ctx, core.PutHomeserver{Record: rec.Encode()})
+	return err
 }
 
 // Deliver implements bridges.Bridge. Devices and peers are not links: they read
