@@ -34,7 +34,7 @@ const maxUnknown = 6
 // another on the epoch that won, after a wait that grows and is different for
 // everybody.
 func (c *Client) commit(ctx context.Context, id core.RoomID, p plan) error {
-	unknown := 0
+	unknown, made := 0, []byte(nil)
 	for try := 0; try < maxTries; try++ {
 		if try > 0 {
 			if err := c.pause(ctx, min(try, 9)); err != nil {
@@ -45,22 +45,21 @@ func (c *Client) commit(ctx context.Context, id core.RoomID, p plan) error {
 		if err != nil {
 			return err
 		}
-		mine := !r.Offer
-		if mine {
+		if !r.Offer { // else an earlier one comes to its end first
 			ch, err := p(r)
 			if err == errDone {
 				return c.flush(ctx)
 			}
 			if err == nil {
-				err = c.prepare(r, ch)
+				made, err = c.prepare(r, ch)
 			}
 			if err != nil {
 				return err
 			}
 		}
-		result, err := c.offer(ctx, id)
+		result, what, err := c.offer(ctx, id)
 		switch {
-		case result == won && mine:
+		case result == won && bytes.Equal(what, made):
 			return nil
 		case result == unknownYet:
 			if unknown++; unknown >= maxUnknown {
@@ -99,14 +98,14 @@ const infoPartial = 2
 
 // prepare makes the commit or the proposals, and writes them down with the group
 // before anybody is told.
-func (c *Client) prepare(r *room, ch change) error {
+func (c *Client) prepare(r *room, ch change) (made []byte, err error) {
 	var h wire.Handshake
 	if len(ch.alone) > 0 {
 		for _, p := range ch.alone {
 			m, err := r.g.Propose(p, nil)
 			if err != nil {
 				c.retract(r, h)
-				return core.Errorf(core.Invalid, "proposal: %w", err)
+				return nil, core.Errorf(core.Invalid, "proposal: %w", err)
 			}
 			if h.Message == nil {
 				h.Message = m
@@ -115,11 +114,11 @@ func (c *Client) prepare(r *room, ch change) error {
 			}
 		}
 		c.keepOffer(r, h)
-		return nil
+		return h.Message, nil
 	}
 	t, err := r.g.Commit(group.CommitOptions{Proposals: ch.proposals, Path: ch.path, SeparateTree: true, Public: true})
 	if err != nil {
-		return core.Errorf(core.Invalid, "commit: %w", err)
+		return nil, core.Errorf(core.Invalid, "commit: %w", err)
 	}
 	h = wire.Handshake{Message: t.Commit, Welcome: t.Welcome, Records: ch.records}
 	_, err = judge(r.g.Public().Tree(), r.p, t.Staged)
@@ -128,12 +127,12 @@ func (c *Client) prepare(r *room, ch change) error {
 		if info, err = r.g.PendingInfo(nil); err == nil {
 			h.Info = mls.NewPartialGroupInfo(info, false).AppendTo([]byte{infoPartial})
 			c.keepOffer(r, h)
-			return nil
+			return h.Message, nil
 		}
 	}
 	r.g.Discard()
 	c.touch(r)
-	return refuse(err)
+	return nil, refuse(err)
 }
 
 func (c *Client) keepOffer(r *room, h wire.Handshake) {
@@ -153,59 +152,59 @@ const (
 
 // offer gives what is written down to the homeserver, and follows the room until
 // what became of it has arrived.
-func (c *Client) offer(ctx context.Context, id core.RoomID) (outcome, error) {
+func (c *Client) offer(ctx context.Context, id core.RoomID) (result outcome, message []byte, err error) {
+	var h wire.Handshake
 	if err := c.flush(ctx); err != nil {
-		return lost, err
+		return lost, nil, err
 	}
 	b, err := c.cfg.Store.Get(ctx, tableOffer+string(id), 0)
 	if err != nil {
-		return lost, err
+		return lost, nil, err
 	}
-	var h wire.Handshake
 	if b == nil {
-		return lost, core.Errorf(core.Internal, "the offer of a room is not stored")
+		return lost, h.Message, core.Errorf(core.Internal, "the offer of a room is not stored")
 	}
 	if err := decode(b, &h); err != nil {
-		return lost, err
+		return lost, h.Message, err
 	}
 	epoch, commit, err := framing(h.Message)
 	if err != nil {
-		return lost, err
+		return lost, h.Message, err
 	}
 	_, err = ask(ctx, c, func(ctx context.Context) (wire.Decided, error) { return c.cfg.Home.Handshake(ctx, id, h) })
 	r := c.rooms[id]
 	if r == nil {
-		return lost, core.Errorf(core.Internal, "a room is gone")
+		return lost, h.Message, core.Errorf(core.Internal, "a room is gone")
 	}
 	stale, isStale := errors.AsType[*Stale](err)
 	switch {
 	case err == nil && !commit:
 		c.clearOffer(r)
-		return won, c.flush(ctx)
+		return won, h.Message, c.flush(ctx)
 	case err == nil, commit && bytes.Equal(r.own, h.Message), isStale && bytes.Equal(stale.Winner, h.Message):
 		if err := c.catchUp(ctx, id, epoch+1); err != nil {
-			return lost, err
+			return lost, h.Message, err
 		}
 		if r = c.rooms[id]; !bytes.Equal(r.own, h.Message) {
-			return lost, nil
+			return lost, h.Message, nil
 		}
-		return won, nil
+		return won, h.Message, nil
 	case isStale, core.CodeOf(err) == core.StaleEpoch, core.CodeOf(err) == core.Conflict:
 		if err := c.withdraw(ctx, id, h); err != nil {
-			return lost, err
+			return lost, h.Message, err
 		}
 		to := epoch
 		if isStale {
 			to = max(to, stale.Epoch)
 		}
-		return lost, c.catchUp(ctx, id, to)
+		return lost, h.Message, c.catchUp(ctx, id, to)
 	case core.Temporary(err):
-		return unknownYet, err
+		return unknownYet, h.Message, err
 	}
 	if werr := c.withdraw(ctx, id, h); werr != nil {
-		return lost, werr
+		return lost, h.Message, werr
 	}
-	return lost, err
+	return lost, h.Message, err
 }
 
 // framing reads a handshake's epoch, and whether it is a commit.
@@ -267,7 +266,7 @@ func (c *Client) catchUp(ctx context.Context, id core.RoomID, epoch uint64) erro
 				return err
 			}
 		}
-		if _, err := c.round(ctx, 0); err != nil && !core.Temporary(err) {
+		if _, err := c.round(ctx, 0); err != nil && (!c.loaded || !core.Temporary(err)) {
 			return err
 		}
 	}

@@ -32,6 +32,7 @@ const (
 	maxFuture    = 1024 // events of epochs to come, of one room
 	maxHeld      = 1024
 	maxContent   = 4 << 20
+	pastEpochs   = 8 // whose messages are read: more than homeservers take (policy.DefaultEpochTolerance)
 	firstBackoff = 10 * time.Millisecond
 	lastBackoff  = 4 * time.Second
 )
@@ -97,7 +98,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	cfg.Packages = min(cfg.Packages, core.MaxKeyPackages)
 	c := &Client{cfg: cfg}
 	c.groups = &group.Config{
-		Rand: cfg.Rand, SendWhilePending: true, Padding: 32,
+		Rand: cfg.Rand, SendWhilePending: true, Padding: 32, Limits: group.Limits{PastEpochs: pastEpochs},
 		Policy: &mls.Policy{
 			Authenticate: c.authenticate,
 			Client:       func(l *mls.LeafNode) string { return string(l.Credential.Data) },

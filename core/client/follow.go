@@ -20,7 +20,7 @@ import (
 
 // keepFormer is for how many epochs the device remembers whose leaf one was: as
 // long as package group opens late messages, and one more.
-const keepFormer = 5
+const keepFormer = pastEpochs + 1
 
 // event takes one event of the log of its room. Events that were dealt with are
 // passed over, so that the same may come any number of times.

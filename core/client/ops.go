@@ -351,13 +351,7 @@ func (c *Client) SetAuthority(ctx context.Context, id core.RoomID, a policy.Auth
 // Renew replaces the device's keys in a Group: who learned the old ones reads
 // nothing of what is said after (RFC 9420 §16.6).
 func (c *Client) Renew(ctx context.Context, id core.RoomID) error {
-	done := false
-	return c.do(ctx, id, func(r *room) (change, error) {
-		if done {
-			return change{}, errDone
-		}
-		return change{path: true}, nil
-	})
+	return c.do(ctx, id, func(*room) (change, error) { return change{path: true}, nil })
 }
 
 // RemoveDevice takes a device of the own user out of all Groups, one that was lost

@@ -231,7 +231,7 @@ func (c *Client) tendRoom(ctx context.Context, id core.RoomID) error {
 		return err
 	}
 	if r.Offer {
-		_, err := c.offer(ctx, id)
+		_, _, err := c.offer(ctx, id)
 		return err
 	}
 	if c.proposalsDue(r, now) {
@@ -268,7 +268,19 @@ func (c *Client) enterAgain(ctx context.Context, r *room) error {
 	r.Tried = now
 	r.Tries++
 	c.touch(r)
-	return c.external(ctx, r.ID, "")
+	err := c.external(ctx, r.ID, "")
+	if code := core.CodeOf(err); err == nil || code != core.Denied && code != core.NotFound {
+		return err
+	}
+	if r = c.rooms[r.ID]; r == nil { // the user is in it no more
+		return nil
+	}
+	if r.Member = false; r.Joined {
+		c.leaveGroup(r)
+		c.tell(Update{Kind: RoomLeft, Room: r.ID, User: c.self.user})
+	}
+	c.touch(r)
+	return c.flush(ctx)
 }
 
 // proposalsDue reports whether it is this device's turn to commit what others
