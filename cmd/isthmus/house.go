@@ -2,11 +2,11 @@ package main
 
 import (
 	"context"
-	"crypto/ed25519"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,6 +15,8 @@ import (
 	"github.com/isthmus-chat/isthmus/bridges"
 	"github.com/isthmus-chat/isthmus/configs"
 	"github.com/isthmus-chat/isthmus/core"
+	"github.com/isthmus-chat/isthmus/core/epoch"
+	"github.com/isthmus-chat/isthmus/core/identity"
 	"github.com/isthmus-chat/isthmus/store"
 )
 
@@ -60,17 +62,25 @@ func openHouse(ctx context.Context, cfg *configs.Config, log *slog.Logger, withB
 		return nil, err
 	}
 	h.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	block, err := identity.ParseBlocklist(cfg.Federation.Block)
+	if err != nil {
+		h.db.Close()
+		return nil, &configs.Error{Problems: []string{"federation.block: " + err.Error()}}
+	}
 	var bs []bridges.Bridge
+	awake := new(atomic.Bool)
 	if withBridges {
-		if h.nets, err = openNetworks(ctx, cfg, h.reg, log); err != nil {
+		if h.nets, err = openNetworks(ctx, cfg, nativeParts{key, block, awake.Load}, h.reg, log); err != nil {
 			h.db.Close()
 			return nil, err
 		}
 		bs = h.nets.bridges()
 	}
 	h.rt = bridges.NewRuntime(bridges.RuntimeConfig{
-		Store:      h.db,
-		Engine:     func() bridges.Decider { return newEngine(cfg.Domain, key) },
+		Store: h.db,
+		Engine: func() bridges.Decider {
+			return newDecider(core.Config{Homeserver: cfg.Domain, Key: key, Block: block}, awake)
+		},
 		Bridges:    bs,
 		Log:        log,
 		Registerer: h.reg,
@@ -80,8 +90,24 @@ func openHouse(ctx context.Context, cfg *configs.Config, log *slog.Logger, withB
 	return h, nil
 }
 
-func newEngine(domain string, key ed25519.PrivateKey) *core.Engine {
-	return core.NewEngine(core.Config{Homeserver: domain, Key: key})
+// A decider is the machine that the loop feeds. Whether it wants Ticks is for
+// others to read while the loop works.
+type decider struct {
+	*epoch.Machine
+	awake *atomic.Bool
+}
+
+// newDecider returns the engine, with the agreement of other homeservers around it.
+func newDecider(cfg core.Config, awake *atomic.Bool) bridges.Decider {
+	m := epoch.New(epoch.Config{Homeserver: cfg.Homeserver, Key: cfg.Key, Rooms: core.NewEngine(cfg)})
+	awake.Store(m.Awake())
+	return decider{m, awake}
+}
+
+func (d decider) Seal(tx core.Tx) error {
+	err := d.Machine.Seal(tx)
+	d.awake.Store(d.Machine.Awake())
+	return err
 }
 
 // admin returns what carries out the operator's commands on h.
@@ -93,7 +119,7 @@ func (h *house) admin() *admin {
 		a.names[m.Name] = matrixNetwork(m)
 	}
 	if h.nets != nil {
-		a.linkers = h.nets.linkers()
+		a.linkers, a.peers = h.nets.linkers(), h.nets.native
 	}
 	return a
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/isthmus-chat/isthmus/bridges/native"
 	"github.com/isthmus-chat/isthmus/configs"
 )
 
@@ -31,6 +32,9 @@ func secretFiles(cfg *configs.Config) []secretFile {
 	files := []secretFile{
 		{"key_file", cfg.Path(cfg.KeyFile), newKey},
 		{"irc.cloak_secret_file", cfg.Path(cfg.IRC.CloakSecretFile), newToken},
+	}
+	if a := cfg.API; a.Registration == native.RegistrationToken && a.RegistrationToken == "" {
+		files = append(files, secretFile{"api.registration_token_file", cfg.Path(a.RegistrationTokenFile), newToken})
 	}
 	for i, m := range cfg.Matrix {
 		if m.ASToken == "" {

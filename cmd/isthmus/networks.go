@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 	"github.com/isthmus-chat/isthmus/bridges"
 	"github.com/isthmus-chat/isthmus/bridges/irc"
 	"github.com/isthmus-chat/isthmus/bridges/matrix"
+	"github.com/isthmus-chat/isthmus/bridges/native"
 	"github.com/isthmus-chat/isthmus/configs"
 	"github.com/isthmus-chat/isthmus/core"
 )
@@ -24,11 +26,12 @@ type networks struct {
 	irc    *irc.Server
 	matrix []*matrix.Bridge
 	tokens map[[32]byte]http.Handler // of matrix, by the SHA-256 of hs_token
+	native *native.Bridge
 }
 
 // openNetworks makes the bridges and opens the IRC listeners, so that a port
 // that is taken stops the start.
-func openNetworks(ctx context.Context, cfg *configs.Config, reg prometheus.Registerer, log *slog.Logger) (*networks, error) {
+func openNetworks(ctx context.Context, cfg *configs.Config, own nativeParts, reg prometheus.Registerer, log *slog.Logger) (*networks, error) {
 	ic, err := ircConfig(cfg)
 	if err != nil {
 		return nil, err
@@ -43,6 +46,14 @@ func openNetworks(ctx context.Context, cfg *configs.Config, reg prometheus.Regis
 		n.matrix = append(n.matrix, b)
 		n.tokens[sha256.Sum256([]byte(mc.HSToken))] = b.Handler()
 	}
+	nc, err := nativeConfig(cfg, own, n.irc)
+	if err != nil {
+		return nil, err
+	}
+	nc.Log, nc.Registerer = log, reg
+	if n.native, err = native.New(nc); err != nil {
+		return nil, err
+	}
 	if err := n.irc.Listen(ctx); err != nil {
 		return nil, err
 	}
@@ -51,7 +62,7 @@ func openNetworks(ctx context.Context, cfg *configs.Config, reg prometheus.Regis
 
 // bridges lists them for the runtime.
 func (n *networks) bridges() []bridges.Bridge {
-	out := []bridges.Bridge{n.irc}
+	out := []bridges.Bridge{n.irc, n.native}
 	for _, b := range n.matrix {
 		out = append(out, b)
 	}
@@ -145,6 +156,11 @@ func motdText(cfg *configs.Config) (string, error) {
 
 // route puts the bridges' handlers where the HTTP address serves them.
 func (n *networks) route(mux *http.ServeMux) {
+	if n.cfg.API.Enabled {
+		mux.Handle("/v1/", n.native.Handler())
+		mux.Handle("/.well-known/isthmus", n.native.Handler())
+	}
+	mux.Handle(native.DirectoryPath, n.native.Directory())
 	if n.cfg.IRC.WebSocket {
 		mux.Handle("/irc", n.irc.WebSocket())
 	}
@@ -171,7 +187,7 @@ func (n *networks) reload(cfg *configs.Config) error {
 	if err != nil {
 		return err
 	}
-	return n.irc.Reload(ic)
+	return errors.Join(n.irc.Reload(ic), n.native.Reload())
 }
 
 // channelFold returns how the names of channels compare.
