@@ -13,7 +13,7 @@ import (
 
 // Bounds of what is not complete.
 const (
-	maxOpen  = 64  // epochs of one room whose certificates are asked for
+	maxOpen  = 64  // epochs of one room that wait for their certificates: then commits wait
 	maxEarly = 256 // approvals kept for epochs that have not opened here
 	maxAhead = 16  // epochs by which they may be ahead
 	maxChase = 4   // epochs asked for at a time
@@ -111,8 +111,8 @@ func (m *Machine) opened(r *room, o *core.Opened, index uint64) error {
 	if slices.Contains(c.Voters, m.cfg.Homeserver) {
 		c.Judged = judgedLater
 	}
-	if r.row.Open = append(r.row.Open, o.Epoch); len(r.row.Open) > maxOpen {
-		r.row.Open = slices.Delete(r.row.Open, 0, len(r.row.Open)-maxOpen)
+	if r.row.Open = append(r.row.Open, opening{Epoch: o.Epoch, Index: index}); len(r.row.Open) > 2*maxOpen {
+		r.row.Open = slices.Delete(r.row.Open, 0, len(r.row.Open)-2*maxOpen)
 	}
 	m.touch(r)
 	if err := m.judge(r, c); err != nil {
@@ -205,7 +205,7 @@ func (m *Machine) settle(r *room, c *certRow, was bool) error {
 		}
 	}
 	if c.complete() && c.Judged != judgedLater {
-		r.row.Open = slices.DeleteFunc(r.row.Open, func(e uint64) bool { return e == c.Facts.Epoch })
+		r.row.Open = slices.DeleteFunc(r.row.Open, func(o opening) bool { return o.Epoch == c.Facts.Epoch })
 		m.touch(r)
 	}
 	return m.writeCert(r, c)
@@ -282,7 +282,7 @@ func (m *Machine) adopt(r *room, c *certRow) error {
 		}
 	}
 	if !c.complete() && len(r.row.Open) < maxOpen {
-		r.row.Open = append(r.row.Open, c.Facts.Epoch)
+		r.row.Open = append(r.row.Open, opening{Epoch: c.Facts.Epoch, Index: c.Facts.Index})
 	}
 	return m.settle(r, c, false)
 }
@@ -290,8 +290,8 @@ func (m *Machine) adopt(r *room, c *certRow) error {
 // chase asks for the approvals that are missing, and judges again what could not
 // be judged.
 func (m *Machine) chase(r *room) error {
-	for _, epoch := range slices.Clone(r.row.Open[:min(len(r.row.Open), maxChase)]) {
-		c, err := readCert(m.tx, r.numbered(epoch))
+	for _, o := range slices.Clone(r.row.Open[:min(len(r.row.Open), maxChase)]) {
+		c, err := readCert(m.tx, r.numbered(o.Epoch))
 		if err != nil {
 			return err
 		}
@@ -308,16 +308,18 @@ func (m *Machine) chase(r *room) error {
 			continue
 		}
 		var missing []string
-		for _, d := range c.Voters {
-			if c.by(d) == nil && d != m.cfg.Homeserver {
-				missing = append(missing, d)
-			}
+		if slices.Contains(c.Voters, m.cfg.Homeserver) {
+			missing = slices.DeleteFunc(slices.Clone(c.Voters), func(d string) bool { return c.by(d) != nil })
 		}
-		if !slices.Contains(c.Voters, m.cfg.Homeserver) && len(missing) > 0 { // any voter may have it all
-			missing = []string{missing[m.ticks/wantTicks%uint64(len(missing))]}
+		all := slices.Concat(r.auth.Voters, r.auth.Followers, c.Voters) // any of them may have the whole
+		if d := all[m.ticks/wantTicks%uint64(len(all))]; d != m.cfg.Homeserver && !slices.Contains(missing, d) {
+			missing = append(missing, d)
 		}
 		for _, d := range missing {
-			m.send(r, d, core.PeerWant, binary.BigEndian.AppendUint64(nil, epoch))
+			if d == m.cfg.Homeserver {
+				continue
+			}
+			m.send(r, d, core.PeerWant, binary.BigEndian.AppendUint64(nil, o.Epoch))
 		}
 	}
 	return nil

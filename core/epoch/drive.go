@@ -1,9 +1,12 @@
 package epoch
 
 import (
+	"slices"
+
 	"github.com/fxamacker/cbor/v2"
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/isthmus-chat/isthmus/core"
 )
@@ -105,6 +108,9 @@ func (m *Machine) follow(r *room, s *raft.SoftState) {
 	}
 	if leads != r.leader || s.Lead != 0 && s.Lead != r.row.Lead {
 		m.release(r, s.Lead)
+	}
+	if r.leader && !leads && !r.row.member(m.self) {
+		m.inquire(r) // so that somebody else takes over
 	}
 	r.leader = leads
 	if s.Lead == 0 {
@@ -236,6 +242,7 @@ type groupSnapshot struct {
 	Recent []decided // without their places, which are each homeserver's own
 	Group  []byte    // as the engine has it
 	Certs  []certRow // of the newest epochs, without their places
+	Tail   [][]byte  // the entries up to the snapshot's, so that the new one can hand them on
 }
 
 // Bounds of a snapshot.
@@ -243,6 +250,8 @@ const (
 	maxSnapshot      = 64 << 20 // octets; a tree of 50,000 post-quantum devices has 60 MB
 	maxNames         = 1 << 12
 	maxSnapshotCerts = 16
+	maxTail          = 4 * maxLag
+	maxTailBytes     = 8 << 20
 )
 
 func (m *Machine) snapshot(r *room) ([]byte, error) {
@@ -265,7 +274,33 @@ func (m *Machine) snapshot(r *room) ([]byte, error) {
 		c.Seq, c.Strays, c.Judged = 0, nil, judgedNever
 		s.Certs = append(s.Certs, *c)
 	}
+	for i, size := r.row.Applied, 0; i > r.row.First && len(s.Tail) < maxTail; i-- {
+		b, err := m.tx.Value(bucketLog, r.numbered(i))
+		if err != nil {
+			return nil, err
+		}
+		if size += len(b); size > maxTailBytes {
+			break
+		}
+		s.Tail = append(s.Tail, b)
+	}
+	slices.Reverse(s.Tail)
 	return cbor.Marshal(&s)
+}
+
+// tail reads the entries that come with a snapshot: they lead to its last one.
+func (s *groupSnapshot) tail(meta *pb.SnapshotMetadata) ([]*pb.Entry, bool) {
+	var out []*pb.Entry
+	for i, b := range s.Tail {
+		e := new(pb.Entry)
+		if err := proto.Unmarshal(b, e); err != nil || e.GetIndex() != meta.GetIndex()-uint64(len(s.Tail)-1-i) ||
+			i > 0 && e.GetTerm() < out[i-1].GetTerm() || len(e.GetData()) > maxOffer {
+			return nil, false
+		}
+		out = append(out, e)
+	}
+	n := len(out)
+	return out, len(s.Tail) <= maxTail && (n == 0 || out[n-1].GetTerm() == meta.GetTerm() && out[0].GetIndex() > 1)
 }
 
 // restore takes up a room from a snapshot. false: it was refused; the node is
@@ -278,6 +313,11 @@ func (m *Machine) restore(r *room, snap *pb.Snapshot) (bool, error) {
 	}
 	var s groupSnapshot
 	if err := strict.Unmarshal(snap.GetData(), &s); err != nil || len(s.Names) > maxNames || len(s.Certs) > maxSnapshotCerts || len(s.Recent) > maxRecent {
+		return refuse()
+	}
+	meta := snap.GetMetadata()
+	tail, ok := s.tail(meta)
+	if !ok {
 		return refuse()
 	}
 	out, err := m.cfg.Rooms.RestoreGroup(m.tx, m.now, r.id, s.Group)
@@ -297,11 +337,20 @@ func (m *Machine) restore(r *room, snap *pb.Snapshot) (bool, error) {
 			return false, err
 		}
 	}
-	meta := snap.GetMetadata()
-	w.First, w.Last, w.Applied, w.Commit, w.Size = meta.GetIndex(), meta.GetIndex(), meta.GetIndex(), meta.GetIndex(), 0
-	w.Runs, w.Names, w.Recent = []run{{From: meta.GetIndex(), Term: meta.GetTerm()}}, s.Names, s.Recent
+	first, term := meta.GetIndex(), meta.GetTerm()
+	if len(tail) > 0 { // of the oldest only the term is of use: entries follow it
+		first, term, tail = tail[0].GetIndex(), tail[0].GetTerm(), tail[1:]
+	}
+	w.First, w.Last, w.Applied, w.Commit, w.Size = first, first, meta.GetIndex(), meta.GetIndex(), 0
+	w.Runs, w.Names, w.Recent = []run{{From: first, Term: term}}, s.Names, s.Recent
 	w.setConf(meta.GetConfState())
+	if len(tail) > 0 {
+		if err := m.append(r, tail); err != nil {
+			return false, err
+		}
+	}
 	r.nameAll()
+	r.guests = nil
 	m.touch(r)
 	for i := range s.Certs {
 		if err := m.adopt(r, &s.Certs[i]); err != nil {

@@ -87,7 +87,7 @@ type fakeGroup struct {
 	Auth    core.Authority
 	Seq     uint64
 	History map[uint64]core.HandshakeID // epoch that it opened -> commit
-	Pending []core.HandshakeID
+	Told    []core.HandshakeID          // proposals
 	Hash    []byte
 }
 
@@ -117,6 +117,9 @@ type fakeRooms struct {
 	sealed int
 }
 
+// canonical keeps maps in order: the same state has the same octets.
+var canonical, _ = cbor.CanonicalEncOptions().EncMode()
+
 const bucketFake = "fake"
 
 func (f *fakeRooms) get(tx core.Reader, room core.RoomID) (*fakeGroup, error) {
@@ -129,7 +132,7 @@ func (f *fakeRooms) get(tx core.Reader, room core.RoomID) (*fakeGroup, error) {
 }
 
 func (f *fakeRooms) put(tx core.Tx, room core.RoomID, g *fakeGroup) error {
-	b, err := cbor.Marshal(g)
+	b, err := canonical.Marshal(g)
 	if err != nil {
 		return err
 	}
@@ -182,11 +185,10 @@ func (f *fakeRooms) Decide(tx core.Tx, now time.Time, h *core.Handshake) (core.O
 	out := core.Output{Events: []*core.Event{{Seq: g.Seq}}}
 	id := h.ID()
 	if c.Proposal {
-		g.Pending = append(g.Pending, id)
+		g.Told = append(g.Told, id)
 		return out, nil, f.put(tx, h.Room, g)
 	}
 	before := g.Auth
-	g.Pending = nil
 	g.Auth.Epoch++
 	g.Auth.Rule = c.Rule
 	if c.Voters != nil {
@@ -223,7 +225,7 @@ func (f *fakeRooms) SnapshotGroup(tx core.Tx, room core.RoomID) ([]byte, error) 
 	if err != nil {
 		return nil, err
 	}
-	return cbor.Marshal(g)
+	return canonical.Marshal(g)
 }
 
 func (f *fakeRooms) RestoreGroup(tx core.Tx, now time.Time, room core.RoomID, b []byte) (core.Output, error) {
@@ -412,6 +414,11 @@ func (c *cluster) run(what string, ticks int, ok func() bool) {
 // quiet waits until nobody is awake and nothing is on its way.
 func (c *cluster) quiet() {
 	c.t.Helper()
+	defer func() {
+		if c.t.Failed() {
+			c.dump()
+		}
+	}()
 	c.run("all quiet", 3000, func() bool {
 		for _, n := range c.nodes {
 			if !n.down && n.m.Awake() {
@@ -444,11 +451,14 @@ func (c *cluster) epoch(domain string, room core.RoomID) uint64 {
 // knows, and that each accepted commit is in the history.
 func (c *cluster) agree(room core.RoomID) {
 	c.t.Helper()
-	all := map[uint64]core.HandshakeID{}
+	all, told := map[uint64]core.HandshakeID{}, map[core.HandshakeID]bool{}
 	for _, d := range c.order {
 		g, err := c.nodes[d].rooms.get(c.nodes[d].store, room)
 		if err != nil {
 			continue
+		}
+		for _, id := range g.Told {
+			told[id] = true
 		}
 		for e, id := range g.History {
 			if have, ok := all[e]; ok && have != id {
@@ -464,15 +474,13 @@ func (c *cluster) agree(room core.RoomID) {
 				for _, have := range all {
 					found = found || have == id
 				}
-				if !found && !c.proposal(id) {
+				if !found && !told[id] {
 					c.t.Fatalf("%s: an accepted commit is lost", d)
 				}
 			}
 		}
 	}
 }
-
-func (c *cluster) proposal(core.HandshakeID) bool { return false }
 
 // certificate reads and verifies one at domain.
 func (c *cluster) certificate(domain string, room core.RoomID, epoch uint64, voters []string, rule uint8) *Certificate {
@@ -489,4 +497,29 @@ func (c *cluster) certificate(domain string, room core.RoomID, epoch uint64, vot
 		c.t.Fatal(err)
 	}
 	return cert
+}
+
+// dump logs where every homeserver stands.
+func (c *cluster) dump() {
+	for _, d := range c.order {
+		n := c.nodes[d]
+		if r, err := n.peek(testRoom); err == nil && n.m.awake[testRoom] == nil {
+			c.t.Logf("%s asleep: %+v %v", d, r.row, r.auth)
+		}
+		c.t.Logf("%s: %+v", d, n.m.Stats())
+		for _, r := range n.m.awake {
+			if r.node != nil {
+				c.t.Logf("%s: %v", d, r.node.Status())
+			}
+			c.t.Logf("%s awake: lead %x leads %v term %d last %d commit %d applied %d first %d queue %d open %v voters %x learners %x out %x auth %v uneasy %v self %x part %v",
+				d, r.row.Lead>>48, r.leads(), r.row.Term, r.row.Last, r.row.Commit, r.row.Applied, r.row.First, len(r.queue), r.row.Open, r.row.Voters, r.row.Learners, r.row.Outgoing, r.auth, r.uneasy, n.m.self, n.m.part(r))
+			for _, o := range r.row.Open {
+				for _, d := range c.order {
+					if cert, err := readCert(c.nodes[d].store, r.numbered(o.Epoch)); err == nil {
+						c.t.Logf("epoch %d at %s: voters %v judged %d given %v strays %d index %d", o.Epoch, d, cert.Voters, cert.Judged, cert.certificate().Domains(), len(cert.Strays), cert.Facts.Index)
+					}
+				}
+			}
+		}
+	}
 }

@@ -59,7 +59,7 @@ func (m *Machine) reconcile(r *room) bool {
 			names = append(names, d)
 		}
 	}
-	if len(cc.Changes) == 0 && m.promote(r, add) {
+	if len(cc.Changes) == 0 && m.promote(r, add) && len(w.Open) == 0 { // who leaves may have to approve first
 		m.dismiss(r, add)
 	}
 	if len(cc.Changes) == 0 || len(w.Voters)+len(w.Learners)+len(cc.Changes) > maxMembers {
@@ -88,6 +88,23 @@ func (m *Machine) promote(r *room, add func(pb.ConfChangeType, uint64)) bool {
 		}
 	}
 	return all
+}
+
+// enough reports whether so many of the group's voters have the log that their
+// approvals make a certificate. Otherwise a commit waits: a voter that it reached
+// by snapshot only could not approve it.
+func (m *Machine) enough(r *room) bool {
+	has := 0
+	voters := make(map[uint64]bool, len(r.auth.Voters))
+	for _, d := range r.auth.Voters {
+		voters[memberID(d)] = true
+	}
+	r.node.WithProgress(func(id uint64, _ raft.ProgressType, p tracker.Progress) {
+		if voters[id] && (id == m.self || p.Match+maxLag >= r.row.Last && p.Match >= r.row.First) {
+			has++
+		}
+	})
+	return has >= Quorum(len(voters), r.auth.Rule) && len(r.row.Open) < maxOpen
 }
 
 // dismiss takes the vote from those who only follow, and removes those who are

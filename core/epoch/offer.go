@@ -272,7 +272,7 @@ func (m *Machine) campaign(r *room) bool {
 // appendOffer lets the leader append an offer. While a commit is on its way all
 // others wait: most of them it will make stale.
 func (m *Machine) appendOffer(r *room, o *offer) (bool, error) {
-	if r.commit != nil || r.inLog[o.id] || r.node == nil {
+	if r.commit != nil || r.inLog[o.id] || r.node == nil || o.commit && !m.enough(r) {
 		return false, nil
 	}
 	if !o.paid && m.homes.take(m.now, r.key+"/"+o.home) > 0 {

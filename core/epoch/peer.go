@@ -112,27 +112,40 @@ func (m *Machine) member(r *room, id uint64) bool {
 }
 
 // unknown answers somebody who is not part of r as far as is known here: one who
-// left may still ask for the certificate of its leaving; if it is somebody who
-// came while this homeserver was away, a voter can tell.
+// left may still ask for approvals, and give them; if it is somebody who came
+// while this homeserver was away, a voter can tell.
 func (m *Machine) unknown(r *room, from string, msg core.PeerMessage) error {
-	if slices.Contains(r.row.Names, from) && (msg.Kind == core.PeerWant || msg.Kind == peerMembers) {
-		if msg.Kind == core.PeerWant {
+	if slices.Contains(r.row.Names, from) {
+		switch msg.Kind {
+		case core.PeerWant:
 			return m.wanted(r, from, msg.Body)
+		case core.PeerApproval:
+			return m.approved(r, from, msg.Body)
+		case core.PeerCertificate:
+			return m.certified(r, msg.Body)
+		case peerMembers:
+			return m.members(r, from, msg.Body)
 		}
-		return m.members(r, from, msg.Body)
 	}
 	m.stats.Ignored++
-	if msg.Kind != core.PeerRaft || r.asked > 0 && m.ticks+1-r.asked < wantTicks {
+	if msg.Kind != core.PeerRaft {
 		return nil
 	}
-	r.asked = m.ticks + 1
 	m.wake(r) // so that time passes, and it can be asked again
+	if r.asked == 0 || m.ticks+1-r.asked >= wantTicks {
+		m.inquire(r)
+	}
+	return nil
+}
+
+// inquire asks the voters who takes part.
+func (m *Machine) inquire(r *room) {
+	r.asked = m.ticks + 1
 	for _, id := range r.row.Voters {
 		if id != m.self {
 			m.send(r, r.names[id], peerMembers, nil)
 		}
 	}
-	return nil
 }
 
 // members tells who takes part, or learns it.
@@ -147,7 +160,7 @@ func (m *Machine) members(r *room, from string, body []byte) error {
 			return core.Errorf(core.Internal, "members: %w", err)
 		}
 		m.send(r, from, peerMembers, b)
-		return nil
+		return m.takeOver(r, memberID(from))
 	}
 	var names []string
 	if err := strict.Unmarshal(body, &names); err != nil || len(names) > maxMembers || r.asked == 0 || !slices.Contains(r.row.Voters, memberID(from)) {
@@ -160,6 +173,24 @@ func (m *Machine) members(r *room, from string, body []byte) error {
 	}
 	m.wake(r)
 	return nil
+}
+
+// takeOver makes sure that somebody brings raft's configuration to what the group
+// says when from, who led or should take part, asks why nobody does.
+func (m *Machine) takeOver(r *room, from uint64) error {
+	if r.leads() || !r.mismatch() || !slices.Contains(r.row.Voters, m.self) {
+		m.rouse(r)
+		return nil
+	}
+	if err := m.start(r); err != nil {
+		return err
+	}
+	if r.lead() == from {
+		m.forgetLeader(r)
+	}
+	r.uneasy = r.lead() == 0
+	m.stir(r)
+	return m.pump(r)
 }
 
 // raftMessage gives a peer's raft message to the room's node.

@@ -24,6 +24,7 @@ const (
 	napAfter       = 300 // of work without progress: then the room rests,
 	napFirst       = 50  // for this long at first, doubled each time
 	napMost        = 600
+	maxNaps        = 20  // before one that has left gives up
 	proposeTicks   = 100 // before a handshake without outcome is given up (10 s)
 )
 
@@ -222,6 +223,9 @@ func (m *Machine) tickRoom(r *room) error {
 		}
 		m.retrySnapshots(r)
 	}
+	if r.hasRaft() && m.part(r) && !r.row.member(m.self) && m.ticks%wantTicks == 0 {
+		m.inquire(r)
+	}
 	if len(r.row.Open) > 0 && m.ticks%wantTicks == 0 {
 		if err := m.chase(r); err != nil {
 			return err
@@ -250,13 +254,16 @@ func (m *Machine) rest(r *room) {
 	}
 	r.stuck = napAfter - electionTicks*2 - 1 // it tries that long between two naps
 	r.napUntil = m.ticks + uint64(min(napFirst<<min(r.naps, 8), napMost))
-	r.naps++
+	if r.naps++; r.naps > maxNaps && !m.part(r) { // nobody there knows this homeserver any more
+		r.row.Open = nil
+		m.touch(r)
+	}
 	m.forgetLeader(r)
 }
 
 func (m *Machine) sleep(r *room) {
 	delete(m.awake, r.id)
-	r.naps, r.stuck, r.guests, r.early = 0, 0, nil, nil
+	r.naps, r.stuck, r.early = 0, 0, nil
 	m.forgetLeader(r)
 }
 
@@ -280,10 +287,13 @@ func (r *room) progress() uint64 {
 // working reports whether raft has something to do: entries that are not agreed
 // yet, peers that lack some, a configuration that is not the room's.
 func (m *Machine) working(r *room) bool {
-	if len(r.queue) > 0 || r.uneasy {
+	if len(r.queue) > 0 {
 		return true
 	}
-	return r.hasRaft() && m.part(r) && (r.row.Last > r.row.Commit || r.leads() && m.leftToDo(r))
+	if r.leads() {
+		return r.row.Last > r.row.Commit || m.leftToDo(r)
+	}
+	return r.hasRaft() && m.part(r) && (r.uneasy || r.row.Last > r.row.Commit || !r.row.member(m.self))
 }
 
 // leftToDo reports whether the leader waits for peers.
@@ -302,7 +312,7 @@ func (m *Machine) unfinished(r *room) bool {
 	} else if r.row.Lead != m.self {
 		r.row.Todo = false
 	}
-	return len(r.row.Open) > 0 || r.row.Todo || m.part(r) && r.row.Last > r.row.Commit
+	return len(r.row.Open) > 0 || r.row.Todo || r.hasRaft() && m.part(r) && (r.row.Last > r.row.Commit || !r.row.member(m.self))
 }
 
 // part reports whether this homeserver is part of the room's agreement.

@@ -40,15 +40,21 @@ type row struct {
 	Names                 []string // domains of everybody who is or was in the configuration
 	Lead                  uint64   // who led last
 	Recent                []decided
-	Open                  []uint64 // epochs whose certificate is not complete
-	Awake                 bool     // this room is in bucketAwake
-	Todo                  bool     // the leader had something left to do
+	Open                  []opening // epochs whose certificate is not complete
+	Awake                 bool      // this room is in bucketAwake
+	Todo                  bool      // the leader had something left to do
 }
 
 // A run is a stretch of entries of one term.
 type run struct {
 	_          struct{} `cbor:",toarray"`
 	From, Term uint64
+}
+
+// An opening is an epoch that was opened by entry Index, and is not certified.
+type opening struct {
+	_            struct{} `cbor:",toarray"`
+	Epoch, Index uint64
 }
 
 // decided remembers an accepted handshake.
@@ -213,10 +219,15 @@ func (m *Machine) drop(r *room, from, to uint64) error {
 }
 
 // compact forgets the older half of the log when it is longer than its bounds.
+// While an epoch is not certified it waits, to four times these: a peer that skips
+// the epoch by a snapshot could not approve it.
 func (m *Machine) compact(r *room) error {
 	w := &r.row
 	n := w.Applied - w.First
 	if n <= uint64(m.cfg.MaxEntries) && (w.Size <= uint64(m.cfg.MaxLog) || n < 2) {
+		return nil
+	}
+	if len(w.Open) > 0 && n < 4*uint64(m.cfg.MaxEntries) && w.Size < 4*uint64(m.cfg.MaxLog) {
 		return nil
 	}
 	return m.cut(r, w.First+n/2)
