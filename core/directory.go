@@ -47,31 +47,40 @@ type JoinCode struct {
 
 // Inputs about devices and what they leave at their homeserver.
 type (
-	// PutDevice takes up a device: one that registers here (Register: the record
-	// has been proven by its signature, and Sponsored says that the user is
-	// theirs), or a newer record of one that is known, or one of another
-	// homeserver. Conflict: an older version. Denied: a proof of equivocation is
-	// known or was just made; it is kept.
+	// PutDevice takes up a device: one that registers here (Register: the caller
+	// has seen that the user is theirs), or a newer record of one that is known,
+	// or one of another homeserver. This homeserver attests its own devices
+	// itself, and anew before that ends; the caller may bring an attestation that
+	// revokes one. Conflict: an older version. Denied: a proof of equivocation is
+	// known or was just made; it is kept. NotFound: the device's homeserver has
+	// not been met. Duplicate: nothing new. A device that goes out of use loses
+	// its sessions, key packages and letters.
 	PutDevice struct {
 		Proof    Identity
 		Register bool
 	}
-	// PutHomeserver takes up another homeserver's record: pinned when first
-	// seen, then only what the chain of keys leads to (PROTOCOL §2). Denied: a
-	// break in the chain, which is kept for the operator.
+	// PutHomeserver takes up a homeserver's record: pinned when first seen, then
+	// only what the chain of keys leads to (PROTOCOL §2). The caller has a first
+	// record from the domain itself. Denied: a break in the chain, which is kept
+	// for the operator (AlarmsOf). Conflict: records in between are missing.
 	PutHomeserver struct{ Record []byte }
-	// PutSession opens a session; an expired time closes it.
+	// PutSession opens a session; an expired time closes it. Of one device, or one
+	// user without, so many are open (32); the one that ends first makes room.
 	PutSession struct{ Session Session }
 
 	// PutKeyPackages takes a device's key packages (RFC 9420 §10): checked,
-	// bound to the device, none handed out twice. LastResort ones replace the
-	// one before. Output.Left says how many one-time packages there are now.
+	// bound to the device, none handed out twice: all or none. One of last resort
+	// replaces that of its suite. What waits already is passed over, so that an
+	// upload may be repeated; what was used is a Conflict (RFC 9420 §16.8).
+	// Output.Left says how many one-time packages there are now.
 	PutKeyPackages struct {
 		Device   DeviceURI
 		Packages [][]byte // MLSMessage
 	}
 	// ClaimKeyPackages takes one package for each device of each user
 	// (PROTOCOL §7), in one transaction. Output.Claims has a result per device.
+	// Whoever takes too many of one device's is given that of last resort.
+	// Limited: By asked for too many users.
 	ClaimKeyPackages struct {
 		By     string // who is counted: a user, or a peer's domain
 		Users  []UserURI
@@ -80,6 +89,10 @@ type (
 	}
 	// LeaseGroupInfo hands out what an external commit to a Group needs, to one
 	// requester at a time for a short while (PROTOCOL §7). Output.Lease has it.
+	// The device is one that PutDevice has taken up. Limited: it is somebody
+	// else's turn, or By took leases before and did not commit, or too many codes
+	// were tried. A code's use counts once for all leases of a user within ten
+	// minutes.
 	LeaseGroupInfo struct {
 		Room RoomID
 		User UserURI
@@ -91,8 +104,9 @@ type (
 		Code JoinCode
 		Drop bool
 	}
-	// PutLetters queues letters for devices of this homeserver; all or none.
-	// Limited: a queue is full.
+	// PutLetters queues sealed letters for devices of this homeserver, and, from
+	// this homeserver itself, notices; all or none. Limited: a queue is full, or
+	// From has sent too many. Welcomes come by PutWelcome and have room of their own.
 	PutLetters struct {
 		From    string // who is counted: a user, or a peer's domain
 		Letters []Letter

@@ -192,8 +192,8 @@ func (e *Engine) admitted(r Reader, now time.Time, room RoomID, user UserURI) (b
 	return now.Unix() < until, asBroken(err)
 }
 
-// A lease is the turn of one device to change a room by an external commit.
-type lease struct {
+// A turn is that of one device to change a room by an external commit.
+type turn struct {
 	device DeviceURI
 	until  time.Time
 }
@@ -209,7 +209,7 @@ type lessee struct {
 // for twice as long each time.
 func (l *lessee) wait(now time.Time) time.Duration {
 	if now.Sub(l.last) >= leaseMemory {
-		*l = lessee{}
+		l.taken = 0
 	}
 	if l.taken < freeLeases {
 		return 0
@@ -224,8 +224,8 @@ func (l *lessee) wait(now time.Time) time.Duration {
 // leaseUsed says that a device has committed: its leases were taken in earnest.
 func (e *Engine) leaseUsed(room RoomID, device DeviceURI) {
 	m := e.memory()
-	m.lessees.drop(string(room) + " " + string(device))
-	if m.leases.at(string(room)).device == device {
+	m.lessees.drop(leaseKey(room, device))
+	if m.leases.get(string(room)).device == device {
 		m.leases.drop(string(room))
 	}
 }
@@ -233,8 +233,10 @@ func (e *Engine) leaseUsed(room RoomID, device DeviceURI) {
 // leasedByCode reports whether a device's user gave a join code for its last lease of
 // a room, and the device has not committed since.
 func (e *Engine) leasedByCode(room RoomID, device DeviceURI) bool {
-	return e.memory().lessees.at(string(room) + " " + string(device)).code
+	return e.memory().lessees.get(leaseKey(room, device)).code
 }
+
+func leaseKey(room RoomID, device DeviceURI) string { return string(room) + " " + string(device) }
 
 // leaseGroupInfo hands out what an external commit needs, if the room's policy lets
 // the user in by one.
@@ -254,16 +256,15 @@ func (e *Engine) lend(tx Tx, now time.Time, in LeaseGroupInfo, info func(code bo
 		return Output{}, Errorf(Denied, "that device is not in use")
 	}
 	m := e.memory()
-	who := m.lessees.at(string(in.Room) + " " + string(in.By))
+	who := m.lessees.get(leaseKey(in.Room, in.By))
 	if wait := who.wait(now); wait > 0 {
 		if who.taken >= maxLeases {
 			return Output{}, &Error{Code: Denied, Text: "that device keeps others from joining and does not join", RetryAfter: wait}
 		}
 		return Output{}, limited(wait, "that device asked before and did not join")
 	}
-	turn := m.leases.at(string(in.Room))
-	if turn.device != in.By && turn.until.After(now) {
-		return Output{}, limited(turn.until.Sub(now), "somebody else is joining")
+	if t := m.leases.get(string(in.Room)); t.device != in.By && t.until.After(now) {
+		return Output{}, limited(t.until.Sub(now), "somebody else is joining")
 	}
 	lease, err := info(false)
 	needCode := CodeOf(err) == Denied && ReasonOf(err) == InviteOnly
@@ -273,9 +274,9 @@ func (e *Engine) lend(tx Tx, now time.Time, in LeaseGroupInfo, info func(code bo
 	if err != nil {
 		return Output{}, err
 	}
-	who.taken, who.last, who.code = who.taken+1, now, needCode
-	turn.device, turn.until = in.By, now.Add(leaseLife)
-	lease.Until = turn.until
+	lease.Until = now.Add(leaseLife)
+	m.lessees.put(leaseKey(in.Room, in.By), lessee{taken: who.taken + 1, last: now, code: needCode})
+	m.leases.put(string(in.Room), turn{device: in.By, until: lease.Until})
 	return Output{Lease: lease}, nil
 }
 

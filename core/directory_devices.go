@@ -48,8 +48,12 @@ func (d *deviceRow) usable(now time.Time) bool {
 	return !d.Revoked && !d.Refused && now.Unix() < d.Until
 }
 
+// getDevice reads a row; what is no name of a device is one that is not known.
 func getDevice(r Reader, uri DeviceURI) (deviceRow, error) {
 	var d deviceRow
+	if _, err := ParseDeviceURI(string(uri)); err != nil {
+		return d, Errorf(NotFound, "no such device")
+	}
 	return d, getCBOR(r, deviceRows, string(uri), &d)
 }
 

@@ -149,6 +149,8 @@ func TestLettersAreBoundedInOctets(t *testing.T) {
 	if rest := h.letters(ds[0], page[len(page)-1].ID, 1000); rest[0].ID != page[len(page)-1].ID+1 {
 		t.Fatal("a gap between pages")
 	}
+	h.do(core.DropLetters{Device: ds[0].uri, UpTo: 1 << 60})
+	h.do(core.PutLetters{From: domainB, Letters: []core.Letter{letter(ds[0], body)}})
 }
 
 // The queue does what a list does.

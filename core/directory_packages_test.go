@@ -3,6 +3,7 @@ package core_test
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -140,12 +141,51 @@ func TestClaimRefusesWhatIsOutOfBounds(t *testing.T) {
 		t.Fatalf("%d claims", len(out.Claims))
 	}
 	var last error
-	for range 10 {
+	for range 20 {
 		_, errs := h.apply(claims(string(bob), many[1:]...))
 		last = errs[0]
 	}
 	wantCode(t, last, core.Limited)
 	h.do(claims(string(carol), many[1:]...)) // others do not wait for bob
+}
+
+// A package that is about to end is of no use: a commit takes its time.
+func TestClaimLeavesWhatIsAboutToEnd(t *testing.T) {
+	h, ds := newPackageHouse(t, "phone")
+	d := ds[0]
+	h.do(upload(d, d.leave(h.now.Add(time.Minute), false), d.leave(h.now.Add(2*time.Minute), true)))
+	in := claims(string(bob), alice)
+	if c := h.do(in).Claims[0]; c.Status != core.Exhausted {
+		t.Fatalf("%+v", c)
+	}
+	in.Suites = []uint16{77}
+	if c := h.do(in).Claims[0]; c.Status != core.Exhausted {
+		t.Fatalf("%+v", c)
+	}
+	h.do(upload(d, d.leave(h.now.Add(month), true)))
+	if c := h.do(in).Claims[0]; c.Status != core.Incompatible {
+		t.Fatalf("%+v", c)
+	}
+}
+
+// An answer has a bound, and says where it was reached.
+func TestClaimOfMuchIsAnsweredInPart(t *testing.T) {
+	h := newHouseAt(t, domainA)
+	var users []core.UserURI
+	for i := range 36 {
+		u := core.NewUserURI(domainA, fmt.Sprint("user", i))
+		users = append(users, u)
+		var ins []core.Input
+		for j := range core.MaxDevices {
+			ins = append(ins, core.PutDevice{Proof: core.Identity{Record: newSigner(t, u, fmt.Sprint(j)).next(nil).Encode()}, Register: true})
+		}
+		_, errs := h.apply(ins...)
+		h.must(errors.Join(errs...))
+	}
+	out := h.do(claims(string(bob), users...))
+	if n := len(out.Claims); n != 2048+4 || out.Claims[n-1].Status != core.AskAgain || out.Claims[n-5].Status != core.Exhausted {
+		t.Fatalf("%d claims", n)
+	}
 }
 
 // Whoever wants all of a device's packages gets a few, then that of last resort;

@@ -92,6 +92,9 @@ func (e *Engine) decideDirect(tx Tx, now time.Time, in Input) (Output, error) {
 	case PutLetters:
 		return e.putLetters(tx, now, in)
 	case DropLetters:
+		if _, err := ParseDeviceURI(string(in.Device)); err != nil {
+			return Output{}, err
+		}
 		return Output{}, dropLetters(tx, in.Device, in.UpTo)
 	}
 	return Output{}, Errorf(Unsupported, "unknown input")
@@ -99,7 +102,7 @@ func (e *Engine) decideDirect(tx Tx, now time.Time, in Input) (Output, error) {
 
 // directory is what the engine remembers of requesters between transactions. It
 // is gone after a restart or a transaction that failed, which costs nothing but
-// that everybody is trusted anew.
+// that everybody is trusted anew; what must last is in the store.
 type directory struct {
 	nextDue int64 // nothing is due before; Unix seconds
 
@@ -111,7 +114,7 @@ type directory struct {
 	pairs    meter // letters, by sender and device
 	tries    meter // of join codes, by room and user
 	roomTry  meter // of join codes, by room
-	leases   recent[lease]
+	leases   recent[turn]
 	lessees  recent[lessee]
 	prepared bool
 }
@@ -122,11 +125,11 @@ func (e *Engine) memory() *directory {
 	if !d.prepared {
 		*d = directory{prepared: true,
 			uploads: meter{Burst: 3 * MaxKeyPackages, Every: 5 * time.Second},
-			claims:  meter{Burst: 4 * MaxClaim * userWeight, Every: 100 * time.Millisecond / userWeight},
-			takes:   meter{Burst: 20 * userWeight, Every: 10 * time.Second / userWeight},
+			claims:  meter{Burst: 16 * MaxClaim * userWeight, Every: 20 * time.Millisecond / userWeight},
+			takes:   meter{Burst: 20 * pairWeight, Every: 10 * time.Second / pairWeight},
 			drains:  meter{Burst: 60, Every: 10 * time.Second},
 			letters: meter{Burst: 1000 * userWeight, Every: 100 * time.Millisecond / userWeight},
-			pairs:   meter{Burst: 100 * userWeight, Every: 10 * time.Second / userWeight},
+			pairs:   meter{Burst: 100 * pairWeight, Every: 10 * time.Second / pairWeight},
 			tries:   meter{Burst: 5, Every: time.Minute},
 			roomTry: meter{Burst: 50, Every: 10 * time.Second},
 		}
@@ -209,20 +212,23 @@ func (e *Engine) end(tx Tx, now time.Time, at int64, due string, out *Output) er
 	return Errorf(Internal, "nobody knows what to do with a due %q", what)
 }
 
-// userWeight is how much less a peer's domain is charged than a user: it asks for all
-// of its users.
-const userWeight = 64
+// A homeserver asks for all of its users, so it is charged less than one user is:
+// by so much in all, and by so much for what it wants of one device.
+const (
+	userWeight = 64
+	pairWeight = 4
+)
 
 // weigh is what n of something costs the requester by, a user or a domain.
-func weigh(by string, n int) int {
+func weigh(by string, n, weight int) int {
 	if strings.HasPrefix(by, "mimi://") {
-		return n * userWeight
+		return n * weight
 	}
 	return n
 }
 
-// maxRecent bounds how many keys a recent remembers: 10 MB of them.
-const maxRecent = 1 << 16
+// maxRecent bounds how many keys a recent remembers: 5 MB of them.
+const maxRecent = 1 << 15
 
 // recent remembers the keys that were used last.
 type recent[V any] struct {
@@ -235,23 +241,28 @@ type entry[V any] struct {
 	value V
 }
 
-// at returns the value of key, which is zero at first; the one not used for longest
-// makes room.
-func (m *recent[V]) at(key string) *V {
+// get returns what is remembered of key, which is zero if nothing is.
+func (m *recent[V]) get(key string) (v V) {
+	if el := m.rows[key]; el != nil {
+		v = el.Value.(*entry[V]).value
+	}
+	return v
+}
+
+// put remembers v; the key that was not put for longest makes room.
+func (m *recent[V]) put(key string, v V) {
 	if el := m.rows[key]; el != nil {
 		m.order.MoveToFront(el)
-		return &el.Value.(*entry[V]).value
+		el.Value.(*entry[V]).value = v
+		return
 	}
 	if m.rows == nil {
 		m.rows = map[string]*list.Element{}
 	}
 	if len(m.rows) >= maxRecent {
-		last := m.order.Back()
-		delete(m.rows, m.order.Remove(last).(*entry[V]).key)
+		delete(m.rows, m.order.Remove(m.order.Back()).(*entry[V]).key)
 	}
-	el := m.order.PushFront(&entry[V]{key: key})
-	m.rows[key] = el
-	return &el.Value.(*entry[V]).value
+	m.rows[key] = m.order.PushFront(&entry[V]{key, v})
 }
 
 // drop forgets key.
@@ -272,15 +283,15 @@ type meter struct {
 
 // take charges n to key, or says how long to wait and charges nothing.
 func (m *meter) take(key string, n int, now time.Time) (wait time.Duration) {
-	full := m.full.at(key)
+	full := m.full.get(key)
 	if full.Before(now) {
-		*full = now
+		full = now
 	}
 	then := full.Add(time.Duration(min(n, m.Burst)) * m.Every)
 	if wait = then.Sub(now) - time.Duration(m.Burst)*m.Every; wait > 0 {
 		return wait
 	}
-	*full = then
+	m.full.put(key, then)
 	return 0
 }
 
