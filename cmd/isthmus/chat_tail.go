@@ -13,6 +13,7 @@ type tailer struct {
 	limit int
 	lasts time.Duration
 	since uint64
+	all   bool // since was given
 
 	mu    sync.Mutex // Listen tells from several goroutines
 	app   *chatApp
@@ -69,7 +70,7 @@ func (a *chatApp) tail(ctx context.Context, chat chatter, args []string, t *tail
 // begin shows what is unread in a room, or what came after --since.
 func (t *tailer) begin(r chatRoom) error {
 	from := r.Read
-	if t.since > 0 {
+	if t.all {
 		from = t.since
 	}
 	t.shown[r.Room] = max(r.Last, from)
@@ -89,7 +90,7 @@ func (t *tailer) begin(r chatRoom) error {
 		before = page[0].Seq
 	}
 	for _, l := range all {
-		if l.Seq > from && !l.Waiting && (t.since > 0 || !l.Own) {
+		if l.Seq > from && !l.Waiting && (t.all || !l.Own) {
 			t.show(l)
 		}
 	}

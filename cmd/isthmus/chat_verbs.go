@@ -469,11 +469,14 @@ func (a *chatApp) tailCommand() *cobra.Command {
 		Use: "tail [ROOM]", Short: "Show what was not read yet, and what comes, as it comes", Args: cobra.MaximumNArgs(1),
 		Long: `Show what was not read yet, then what comes, until it is interrupted; what was shown
 counts as read. Of one room, or of all.`,
-		RunE: a.run(func(ctx context.Context, chat chatter, args []string) error { return a.tail(ctx, chat, args, &t) }),
 	}
+	cmd.RunE = a.run(func(ctx context.Context, chat chatter, args []string) error {
+		t.all = cmd.Flags().Changed("since")
+		return a.tail(ctx, chat, args, &t)
+	})
 	f := cmd.Flags()
 	f.IntVar(&t.limit, "limit", math.MaxInt, "end after so many lines")
 	f.DurationVar(&t.lasts, "for", 0, "end after so long; 0 = never")
-	f.Uint64Var(&t.since, "since", 0, "of one room: begin after this place (seq), read or not")
+	f.Uint64Var(&t.since, "since", 0, "begin after this place (seq), read or not, with what one said oneself")
 	return cmd
 }

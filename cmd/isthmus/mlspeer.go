@@ -115,7 +115,7 @@ func readPeerLine(r *bufio.Reader, most int) (line []byte, err error) {
 		}
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
-		case err != nil && !(errors.Is(err, io.EOF) && len(line) > 0):
+		case err != nil && !(errors.Is(err, io.EOF) && (tooLong || len(line) > 0)):
 			return nil, err
 		case tooLong:
 			return nil, errPeerLine

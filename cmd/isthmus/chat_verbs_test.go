@@ -1,0 +1,306 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/isthmus-chat/isthmus/core"
+	"github.com/isthmus-chat/isthmus/core/client"
+)
+
+// verbRig runs verbs of isthmus chat on a device without a homeserver.
+type verbRig struct {
+	t        *testing.T
+	chat     *fakeChat
+	out, err bytes.Buffer
+	closed   int
+}
+
+func newVerbRig(t *testing.T) *verbRig { return &verbRig{t: t, chat: newFakeChat()} }
+
+// run runs a verb and returns its exit code; it reads in.
+func (r *verbRig) run(in string, args ...string) int {
+	r.t.Helper()
+	r.out.Reset()
+	r.err.Reset()
+	c := &cli{in: strings.NewReader(in), out: &r.out, err: &r.err, environ: []string{"HOME=" + r.t.TempDir()}}
+	app := &chatApp{cli: c, open: func(context.Context) (chatter, func() error, error) {
+		return r.chat, func() error { r.closed++; return nil }, nil
+	}}
+	root := c.root()
+	if old, _, err := root.Find([]string{"chat"}); err == nil {
+		root.RemoveCommand(old)
+	}
+	root.AddCommand(app.command())
+	root.SetArgs(append([]string{"chat"}, args...))
+	err := root.ExecuteContext(r.t.Context())
+	if err != nil && err != errSaid {
+		c.fail(err)
+	}
+	if !harmless(r.out.String()) || !harmless(r.err.String()) {
+		r.t.Errorf("%v writes a control character: %q %q", args, r.out.String(), r.err.String())
+	}
+	return c.exitCode(err)
+}
+
+// says runs a verb that succeeds, and wants text in what it says.
+func (r *verbRig) says(want string, args ...string) {
+	r.t.Helper()
+	if code := r.run("", args...); code != exitOK || !strings.Contains(r.out.String(), want) {
+		r.t.Errorf("%v: code %d, no %q in\n%s%s", args, code, want, r.out.String(), r.err.String())
+	}
+}
+
+// fails runs a verb that fails with a code, and wants text in what it says.
+func (r *verbRig) fails(code int, want string, args ...string) {
+	r.t.Helper()
+	if got := r.run("", args...); got != code || !strings.Contains(r.err.String(), want) {
+		r.t.Errorf("%v: code %d, want %d and %q in\n%s", args, got, code, want, r.err.String())
+	}
+}
+
+func TestChatVerbs(t *testing.T) {
+	r := newVerbRig(t)
+	r.says("Made party (mimi://a.example/r/party): end-to-end encrypted.", "create", "party", "bob@b.example")
+	r.says("Made plaza (mimi://a.example/r/plaza): NOT encrypted.", "create", "--channel", "plaza")
+	r.says(`"encrypted": true`, "create", "third", "--json")
+	r.says("Invited bob@b.example.", "invite", "garden", "bob@b.example")
+	r.fails(exitFailed, "", "invite", "garden", "bob@b.example", "carol")
+	r.says("You are in x: NOT encrypted.", "join", "mimi://b.example/r/x", "--code", "sesame")
+	r.says("You are in market", "join", "#Market")
+	r.says("You left garden.", "leave", "garden")
+	r.says("Removed carol.", "remove", "garden", "carol")
+	r.says("garden  end-to-end encrypted  0       5      mimi://a.example/g/garden", "rooms")
+	r.says("#lobby  NOT encrypted         2       0      none", "rooms")
+	r.says("alice@a.example", "members", "garden")
+	r.says("phone[31m  NOT verified", "members", "garden")
+	r.says("laptoplaptoplaptoplaptopla  laptop  this device", "devices")
+	r.says("phone[31m  NOT verified", "devices", "bob@b.example")
+	r.says("This device says now that abc is yours", "devices", "link", "abc")
+	r.says("Revoked abc.", "devices", "revoke", "mimi://a.example/d/abc")
+	r.says("isthmus chat login alice@a.example --approval laptoplaptoplaptoplaptopla.a.example/YXBwcm92ZWQ", "devices", "approve", "cmVjb3Jk")
+	r.says("opensesame", "code", "garden", "--uses", "3", "--for", "1h")
+	r.says("opens the room no more", "code", "garden", "--drop", "opensesame")
+	for _, want := range []string{"create party channel=false [mimi://b.example/u/bob]", "create plaza channel=true []", "join mimi://b.example/r/x sesame",
+		"join mimi://a.example/r/market ", "leave mimi://a.example/r/garden", "remove mimi://a.example/r/garden [mimi://a.example/u/carol]",
+		"link mimi://a.example/d/abc", "revoke mimi://a.example/d/abc", "approve", "code mimi://a.example/r/garden 3"} {
+		if !slices.Contains(r.chat.did, want) {
+			t.Errorf("never did %q; did %q", want, r.chat.did)
+		}
+	}
+	r.fails(exitFailed, "you are in no room nowhere", "leave", "nowhere")
+	r.fails(exitFailed, "is not a user", "invite", "garden", "a@b@c")
+	r.fails(exitUsage, "", "invite", "garden")
+	r.fails(exitUsage, "needs a terminal")
+	r.fails(exitFailed, "not what `isthmus chat login --with` prints", "devices", "approve", "?")
+	if r.closed == 0 {
+		t.Error("a device is left open")
+	}
+	for _, code := range []core.Code{core.Unavailable, core.Limited} {
+		r.chat.fail = &core.Error{Code: code, Text: "later"}
+		r.fails(exitUnavailable, "later", "create", "x")
+	}
+}
+
+// What a device knows it shows without its homeserver, and says so.
+func TestChatVerbsOffline(t *testing.T) {
+	r := newVerbRig(t)
+	r.chat.fail = core.Errorf(core.Unavailable, "the homeserver does not answer")
+	r.says("garden", "rooms")
+	if !strings.Contains(r.err.String(), "does not answer; what follows is what this device knows") {
+		t.Errorf("it says %q", r.err.String())
+	}
+	r.chat.fail = core.Errorf(core.Denied, "no")
+	r.fails(exitFailed, "no", "rooms")
+	r.says("bob@b.example: two\n    lines\n", "history", "garden")
+	r.says("2030-01-02 15:04 bob@b.example: hello\n", "history", "garden", "--before", "2")
+	r.says(`"text":"two\nlines"`, "history", "garden", "--limit", "1", "--json")
+	if n := strings.Count(r.out.String(), "\n"); n != 1 {
+		t.Errorf("%d lines of JSON", n)
+	}
+}
+
+// Lines of the input are messages, each with a result; a text is one message.
+func TestChatSendVerb(t *testing.T) {
+	r := newVerbRig(t)
+	var in strings.Builder
+	for i := range 3 * sendBatch {
+		fmt.Fprintf(&in, "line %d\n", i+1)
+	}
+	in.WriteString("refused\nlast without an end")
+	if code := r.run(in.String(), "send", "garden", "--json"); code != exitFailed {
+		t.Errorf("exit code %d: %s", code, r.err.String())
+	}
+	results := strings.Split(strings.TrimSpace(r.out.String()), "\n")
+	if len(results) != 3*sendBatch+2 {
+		t.Fatalf("%d results", len(results))
+	}
+	for i, text := range results {
+		var s chatSent
+		if err := json.Unmarshal([]byte(text), &s); err != nil || s.Line != i+1 || (s.Error != nil) != (i == 3*sendBatch) {
+			t.Errorf("result %d: %s, %v", i+1, text, err)
+		}
+	}
+	lines := r.chat.lines[chatGarden]
+	if got := lines[len(lines)-1].Text; got != "last without an end" {
+		t.Errorf("the last is %q", got)
+	}
+	r.says("Sent 1.", "send", "garden", "one\ntwo", "three")
+	lines = r.chat.lines[chatGarden]
+	if got := lines[len(lines)-1].Text; got != "one\ntwo three" {
+		t.Errorf("a text is %q", got)
+	}
+	if code := r.run("refused\n", "send", "garden"); code != exitFailed || !strings.Contains(r.err.String(), "line 1: not that") {
+		t.Errorf("code %d: %s", code, r.err.String())
+	}
+	if code := r.run("fine\n"+strings.Repeat("x", maxChatText+3), "send", "garden"); code != exitFailed || !strings.Contains(r.err.String(), "line 2 is over") {
+		t.Errorf("code %d: %s", code, r.err.String())
+	}
+}
+
+// tail shows each line once: what is unread, then what comes.
+func TestChatTailVerb(t *testing.T) {
+	r := newVerbRig(t)
+	r.chat.rooms[0].Read = 1
+	r.chat.news <- chatNews{Lines: []chatLine{{Room: chatLobby, Seq: 2, Kind: chatSaid, Text: "again", Sender: chatBob},
+		{Room: chatGarden, Seq: 4, Kind: chatSaid, Text: "news\x1b[2J", Sender: chatBob}, {Room: chatLobby, Seq: 2, Kind: chatEvent, Text: "carol came in", Event: "~1"}}}
+	r.chat.rooms[1].Read = 1
+	r.says("garden bob@b.example: is anybody here?\n", "tail", "--limit", "5")
+	want := []string{"#lobby -- bob joined", "garden bob@b.example: is anybody here?", "garden bob@b.example: two", "    lines", "garden bob@b.example: news[2J", "#lobby -- carol came in", ""}
+	got := strings.Split(r.out.String(), "\n")
+	for i := range got {
+		if len(got[i]) > 17 && got[i][0] != ' ' {
+			got[i] = got[i][17:]
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("tail shows %q\nwant %q", got, want)
+	}
+	if r.chat.read[chatGarden] != 4 || r.chat.read[chatLobby] != 2 {
+		t.Errorf("read: %v", r.chat.read)
+	}
+	r.says(`"text":"hello"`, "tail", "garden", "--since", "0", "--for", "10ms", "--json", "--limit", "1")
+	r.fails(exitFailed, "you are in no room", "tail", "nowhere")
+	start := time.Now()
+	r.says("", "tail", "--for", "20ms")
+	if time.Since(start) > 5*time.Second {
+		t.Error("--for does not end it")
+	}
+}
+
+func TestChatVerifyVerb(t *testing.T) {
+	r := newVerbRig(t)
+	r.says("apple river stone lamp\n", "verify", "bob@b.example")
+	if r.chat.verified[chatPhone] || !strings.Contains(r.out.String(), "Not verified.") {
+		t.Errorf("showing the words verifies: %s", r.out.String())
+	}
+	r.says("Verified phone", "verify", "bob@b.example/phone", "--yes")
+	if !r.chat.verified[chatPhone] {
+		t.Error("not verified")
+	}
+	r.fails(exitFailed, "has no device that waits", "verify", "bob@b.example")
+	r.says(`"words": [`, "verify", string(chatPhone), "--json")
+}
+
+// Profiles are found by their user, and a store is opened by what closed it.
+func TestChatProfiles(t *testing.T) {
+	dir := t.TempDir()
+	c := &cli{in: strings.NewReader(""), out: new(bytes.Buffer), err: new(bytes.Buffer)}
+	f := &chatFlags{dir: dir}
+	if _, err := c.chatProfile(f); core.CodeOf(err) != core.NotFound {
+		t.Errorf("no profile: %v", err)
+	}
+	for _, u := range []core.UserURI{chatAlice, chatBob} {
+		p := &chatProfile{User: u, Server: "https://x", dir: profileDir(dir, u)}
+		if err := p.write(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.chatProfile(f); core.CodeOf(err) != core.Conflict || !strings.Contains(err.Error(), "alice@a.example, bob@b.example") {
+		t.Errorf("two profiles: %v", err)
+	}
+	for as, want := range map[string]core.UserURI{"alice": chatAlice, "bob@b.example": chatBob, string(chatBob): chatBob, "carol": ""} {
+		p, err := c.chatProfile(&chatFlags{dir: dir, as: as})
+		if (err == nil) != (want != "") || err == nil && p.User != want {
+			t.Errorf("--as %s: %+v, %v", as, p, err)
+		}
+	}
+	info, err := os.Stat(filepath.Join(profileDir(dir, chatAlice), profileName))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the profile: %v, %v", info, err)
+	}
+	for env, want := range map[string]string{"XDG_DATA_HOME=/x": "/x/isthmus-chat", "HOME=/h": "/h/.local/share/isthmus-chat", "XDG_DATA_HOME=relative": ""} {
+		c.environ = []string{env}
+		if got, err := c.chatBase(&chatFlags{}); got != want || (err == nil) != (want != "") {
+			t.Errorf("%s: %q, %v", env, got, err)
+		}
+	}
+}
+
+func TestChatSecrets(t *testing.T) {
+	dir := t.TempDir()
+	c := &cli{in: strings.NewReader(""), out: new(bytes.Buffer), err: new(bytes.Buffer)}
+	p := &chatProfile{User: chatAlice, dir: dir}
+	if _, err := c.chatSecret(&chatFlags{}, p, true); core.CodeOf(err) != core.Invalid || !strings.Contains(err.Error(), chatPassphrase) {
+		t.Errorf("nothing given: %v", err)
+	}
+	c.environ = []string{chatPassphrase + "=sesame"}
+	s, err := c.chatSecret(&chatFlags{}, p, true)
+	if err != nil || string(s.Passphrase) != "sesame" {
+		t.Errorf("from the environment: %+v, %v", s, err)
+	}
+	file := filepath.Join(dir, "key")
+	if _, err := c.chatSecret(&chatFlags{keyFile: file}, p, false); core.CodeOf(err) != core.NotFound {
+		t.Errorf("a key file that is not there: %v", err)
+	}
+	key, err := c.chatSecret(&chatFlags{keyFile: file}, p, true)
+	again, aerr := c.chatSecret(&chatFlags{}, p, false) // the profile knows it now
+	if err != nil || aerr != nil || len(key.Key) != chatKeySize || !bytes.Equal(key.Key, again.Key) {
+		t.Errorf("a key file: %v, %v", err, aerr)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the key file: %v, %v", info, err)
+	}
+	db, _, err := p.open(t.Context(), key, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := p.open(t.Context(), key, 100*time.Millisecond); core.CodeOf(err) != core.Unavailable || !strings.Contains(err.Error(), "another isthmus chat") {
+		t.Errorf("two processes: %v", err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := p.open(t.Context(), client.Secret{Passphrase: []byte("wrong")}, 0); core.CodeOf(err) != core.Denied {
+		t.Errorf("a wrong secret: %v", err)
+	}
+	if err := os.WriteFile(file, []byte("short"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keyFile(file, true); core.CodeOf(err) != core.Invalid {
+		t.Errorf("a short key: %v", err)
+	}
+}
+
+func TestChatApprovals(t *testing.T) {
+	by, sig, err := parseApproval(formatApproval(chatPhone, []byte("signature")))
+	if by != chatPhone || string(sig) != "signature" || err != nil {
+		t.Errorf("an approval came back as %q %q %v", by, sig, err)
+	}
+	for _, s := range []string{"", "/", ".", "a/b", "a.b", "a.b/?", "./", "a.B/YQ"} {
+		if _, _, err := parseApproval(s); core.CodeOf(err) != core.Invalid {
+			t.Errorf("%q: %v", s, err)
+		}
+	}
+	if got := cutName(strings.Repeat("ä", 40)); len(got) != 64 {
+		t.Errorf("a long name has %d octets", len(got))
+	}
+}
