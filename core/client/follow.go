@@ -67,11 +67,12 @@ func (c *Client) event(ctx context.Context, ev *wire.Event, asked map[core.RoomI
 	return nil
 }
 
-// stall leaves the rest of a room's events for a later round.
+// stall leaves the rest of a room's events for a later round, and tells why if it
+// does not pass by itself.
 func (c *Client) stall(r *room, ev *wire.Event, why string) {
 	r.stalled, r.Behind = true, true
 	c.touch(r)
-	if r.warned != ev.Seq {
+	if why != "" && r.warned != ev.Seq {
 		r.warned = ev.Seq
 		c.tell(Update{Kind: Alarm, Room: r.ID, Text: why})
 	}
@@ -161,8 +162,12 @@ func (c *Client) equip(ctx context.Context, r *room, ev *wire.Event, m *mls.Mess
 		return false, ctx.Err()
 	}
 	if err != nil {
+		why := "who is behind a change of the room cannot be found out: " + core.TextOf(err)
+		if core.Temporary(err) {
+			why = ""
+		}
 		if r = c.rooms[ev.Room]; r != nil {
-			c.stall(r, ev, "who is behind a change of the room cannot be found out now: "+core.TextOf(err))
+			c.stall(r, ev, why)
 		}
 		return false, nil
 	}

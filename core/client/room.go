@@ -201,6 +201,11 @@ func (c *Client) leaveGroup(r *room) {
 		c.put(table, n, nil)
 	}
 	r.Records, r.g, r.p, r.Joined, r.Lost, r.Halted = 0, nil, nil, false, "", ""
+	for _, o := range c.waiting(r.ID) {
+		c.settle(o, nil)
+		o.Failed = "the room was left before this was sent"
+		c.tell(Update{Kind: NewMessage, Room: r.ID, User: o.Sender, Message: &o.Message})
+	}
 	if r.Offer {
 		r.Offer = false
 		c.put(tableOffer+string(r.ID), 0, nil)
