@@ -548,15 +548,18 @@ func (l *link) Sync(_ context.Context, q wire.GetSync) (wire.Sync, error) {
 				out.More = true
 				break
 			}
-			if e := l.w.log[at]; e.for_[d.user] {
+			if e := l.w.log[at]; e.for_[d.user] && l.w.rooms[e.Room].policy.Member(string(d.user)) {
 				give(e)
 			}
 		}
 		for id, r := range l.w.rooms {
 			if r.policy.Member(string(d.user)) {
 				out.Joined = append(out.Joined, l.w.show(id, d.user))
+			} else {
+				out.Left = append(out.Left, id)
 			}
 		}
+		slices.Sort(out.Left)
 		slices.SortFunc(out.Joined, func(a, b wire.Room) int { return cmp.Compare(a.Room, b.Room) })
 		out.Next = fmt.Sprintf("%d %d %d", at, letter, rooms)
 		return out, nil

@@ -22,7 +22,6 @@ const (
 	minTend        = 500 * time.Millisecond // others' proposals wait so long at least,
 	maxTend        = 5 * time.Second        // and so long at most, if the room does not say
 	tendEvery      = time.Hour              // to look at what is seldom due
-	zombieAfter    = time.Hour              // a room that the homeserver says is left
 )
 
 // Sync takes what is new from the homeserver, waiting up to wait for something to
@@ -128,17 +127,20 @@ func (c *Client) events(ctx context.Context, all []wire.Event, asked map[core.Ro
 	return nil
 }
 
-// leftBy takes note that the user is in a room no more, as the homeserver says. The
-// Group is kept until the commit that says so: what was said before it may still
-// come.
+// leftBy takes note that the user is in a room no more: the homeserver gives nothing
+// of it any longer, the commit that says so included. Keys are kept for nothing then;
+// if it was wrong, the device enters anew when the room is listed again.
 func (c *Client) leftBy(id core.RoomID) {
 	r := c.rooms[id]
-	if r == nil || !r.Member {
+	if r == nil || !r.Member && !r.Joined {
 		return
 	}
-	r.Member, r.Seen = false, c.now()
-	if r.Kind != core.Group && r.Joined {
+	r.Member, r.Seen, r.Tries = false, c.now(), 0
+	if r.Joined {
 		r.Joined = false
+		if r.Kind == core.Group {
+			c.leaveGroup(r)
+		}
 		c.tell(Update{Kind: RoomLeft, Room: id, User: c.self.user})
 	}
 	c.touch(r)
@@ -169,7 +171,7 @@ func (c *Client) Tend(ctx context.Context) error {
 			return errors.Join(failed...)
 		}
 	}
-	for _, r := range slices.Clone(c.order) {
+	for _, r := range slices.Clone(c.order) { // rooms may be met meanwhile
 		if !note(c.tendRoom(ctx, r.ID)) {
 			break
 		}
@@ -216,10 +218,6 @@ func (c *Client) tendRoom(ctx context.Context, id core.RoomID) error {
 		return nil
 	case r.Joining:
 		return c.begin(ctx, id)
-	case r.Joined && !r.Member && now-r.Seen > zombieAfter.Milliseconds():
-		c.leaveGroup(r)
-		c.tell(Update{Kind: RoomLeft, Room: id, User: c.self.user})
-		return c.flush(ctx)
 	case r.Halted != "":
 		return nil
 	case r.Member && (!r.Joined || r.Lost != ""):
