@@ -65,13 +65,13 @@ func (m *Machine) drain(r *room) error {
 // ready does what raft asks for, all in the transaction that runs (see the
 // documentation of package raft, Usage).
 func (m *Machine) ready(r *room, rd raft.Ready) error {
-	if rd.SoftState != nil {
-		m.follow(r, rd.SoftState)
-	}
 	if !raft.IsEmptySnap(rd.Snapshot) {
 		if ok, err := m.restore(r, rd.Snapshot); err != nil || !ok {
 			return err
 		}
+	}
+	if rd.SoftState != nil {
+		m.follow(r, rd.SoftState)
 	}
 	if !raft.IsEmptyHardState(rd.HardState) {
 		h := rd.HardState

@@ -88,3 +88,266 @@ func TestThreeAgree(t *testing.T) {
 		}
 	}
 }
+
+// An idle room is silent, costs nothing per tick, and its next commit still goes
+// through: with the leader in memory, and with everybody dropped from memory.
+func TestIdleRoomsAreSilent(t *testing.T) {
+	for _, resident := range []int{4096, 1} {
+		c := newCluster(t, 3, three...)
+		c.cfg.MaxResident = resident
+		for _, n := range c.nodes {
+			n.restart()
+		}
+		c.create(testRoom, three[0])
+		c.create(otherRoom, three[0])
+		for _, room := range []core.RoomID{testRoom, otherRoom} {
+			if err := c.propose(handshake(room, three[0], 0, change{Voters: three})); err != nil {
+				t.Fatal(err)
+			}
+			c.quiet()
+		}
+		for i := range uint64(3) {
+			sends := 0
+			for _, n := range c.nodes {
+				sends -= n.sends
+				n.do(core.Tick{}, false)
+				sends += n.sends
+				if n.m.Awake() || len(n.m.rooms) > max(resident, 1) && resident == 1 {
+					t.Fatal("awake while idle, or too many rooms in memory")
+				}
+			}
+			if sends != 0 {
+				t.Fatalf("%d messages while idle", sends)
+			}
+			for _, room := range []core.RoomID{testRoom, otherRoom} {
+				h := handshake(room, three[1+i%2], 1+i, change{Nonce: "wake"})
+				if err := c.propose(h); err != nil {
+					t.Fatal(err)
+				}
+				c.flush()
+				if d, ok := c.nodes[h.Home].decisions[h.ID()]; !ok || d.Err != nil {
+					t.Fatalf("no decision without a tick, %d rooms in memory: %+v", resident, d)
+				}
+				c.quiet()
+			}
+		}
+		c.agree(testRoom)
+		for _, n := range c.nodes {
+			if _, ok := n.store.rows[[2]string{bucketAwake, core.RoomKey(testRoom)}]; ok {
+				t.Errorf("%s would wake an idle room after a restart", n.domain)
+			}
+		}
+	}
+}
+
+const otherRoom core.RoomID = "mimi://a.example/r/y"
+
+// The loss of any minority stops nobody, awake or asleep; without a majority the
+// proposer is told, and what was lost is made up for.
+func TestLosses(t *testing.T) {
+	for _, lost := range three {
+		c := grown(t, 4, three...)
+		c.nodes[lost].down = true
+		for i, home := range three {
+			if home == lost {
+				continue
+			}
+			h := handshake(testRoom, home, c.epoch(home, testRoom), change{Nonce: home})
+			if err := c.propose(h); err != nil {
+				t.Fatal(err)
+			}
+			c.run("a decision without "+lost, proposeTicks, func() bool {
+				_, err := CertificateOf(c.nodes[home].store, testRoom, c.epoch(three[(i+1)%3], testRoom))
+				return c.nodes[home].decisions[h.ID()].Seq > 0 && err == nil
+			})
+		}
+		c.nodes[lost].restart()
+		c.quiet()
+		c.run("the one that was lost is back", 2*napMost, func() bool { return c.epoch(lost, testRoom) == 3 })
+		c.agree(testRoom)
+
+		// Two are gone.
+		for _, d := range three {
+			c.nodes[d].down = d != lost
+		}
+		h := handshake(testRoom, lost, 3, change{Nonce: "alone"})
+		if err := c.propose(h); err != nil {
+			t.Fatal(err)
+		}
+		c.run("an answer", proposeTicks+1, func() bool { return c.nodes[lost].decisions[h.ID()].Err != nil })
+		if d := c.nodes[lost].decisions[h.ID()]; core.CodeOf(d.Err) != core.Unavailable {
+			t.Fatalf("%+v", d)
+		}
+		for _, d := range three {
+			c.nodes[d].restart()
+		}
+		c.quiet()
+		if err := c.propose(handshake(testRoom, lost, c.epoch(lost, testRoom), change{Nonce: "again"})); err != nil {
+			t.Fatal(err)
+		}
+		c.quiet()
+		c.agree(testRoom)
+		if a, b := c.epoch(three[0], testRoom), c.epoch(three[2], testRoom); a != b || a < 4 {
+			t.Fatalf("epochs %d and %d", a, b)
+		}
+	}
+}
+
+// Commits for one epoch: one wins, the others are told which.
+func TestRace(t *testing.T) {
+	c := grown(t, 5, three...)
+	var all []*core.Handshake
+	for i := range 30 {
+		h := handshake(testRoom, three[i%3], 1, change{Nonce: string(rune('A' + i))})
+		all = append(all, h)
+		if err := c.propose(h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.run("30 decisions", 50, func() bool {
+		n := 0
+		for _, d := range three {
+			n += len(c.nodes[d].decisions)
+		}
+		return n == 31
+	})
+	winner := c.group(three[0], testRoom).History[2]
+	won := 0
+	for _, h := range all {
+		switch d := c.nodes[h.Home].decisions[h.ID()]; {
+		case d.Err == nil && h.ID() == winner:
+			won++
+		case core.CodeOf(d.Err) != core.StaleEpoch || string(d.Winner) != string(winner[:]) || d.Epoch != 2:
+			t.Errorf("%+v", d)
+		}
+	}
+	if won != 1 {
+		t.Errorf("%d winners", won)
+	}
+	c.quiet()
+	r := c.nodes[three[0]].m.rooms[testRoom]
+	if n := r.row.Last; n > 20 {
+		t.Errorf("the log has %d entries: every commit of the race went through it", n)
+	}
+}
+
+// A homeserver that follows has no vote; it gets the log and the certificates, and
+// its devices' handshakes go through, even after the leader it knew is gone.
+func TestFollower(t *testing.T) {
+	c := newCluster(t, 6, "a.example", "b.example", "c.example", "f.example")
+	c.create(testRoom, "a.example")
+	if err := c.propose(handshake(testRoom, "a.example", 0, change{Voters: three, Followers: []string{"f.example"}})); err != nil {
+		t.Fatal(err)
+	}
+	c.quiet()
+	f := c.nodes["f.example"]
+	if r := f.m.rooms[testRoom]; r == nil || len(r.row.Learners) != 1 || len(r.row.Voters) != 3 {
+		t.Fatalf("%+v", r)
+	}
+	for i := range uint64(3) {
+		h := handshake(testRoom, "f.example", 1+i, change{Nonce: "f"})
+		if err := c.propose(h); err != nil {
+			t.Fatal(err)
+		}
+		c.run("the follower's commit", proposeTicks, func() bool { return f.decisions[h.ID()].Seq > 0 })
+		c.run("its certificate", proposeTicks, func() bool { _, err := CertificateOf(f.store, testRoom, 2+i); return err == nil })
+		if i == 1 {
+			for _, d := range three {
+				if r := c.nodes[d].m.rooms[testRoom]; r.leads() {
+					c.nodes[d].down = true // it is away from now on: those behind are not waited for
+				}
+			}
+		} else if i == 0 {
+			c.quiet()
+		}
+	}
+	if n := len(c.certificate("f.example", testRoom, 4, three, 0).Domains()); n != 2 {
+		t.Errorf("%d approvals", n)
+	}
+}
+
+// Homeservers come and go; one that left knows why, and may come again.
+func TestMembership(t *testing.T) {
+	c := newCluster(t, 7, "a.example", "b.example", "c.example", "d.example")
+	c.create(testRoom, "a.example")
+	sets := [][]string{{"a.example", "b.example"}, {"a.example", "b.example", "c.example"}, {"b.example", "c.example", "d.example"},
+		{"d.example"}, {"a.example", "d.example"}, {"a.example"}, {"b.example", "c.example"}}
+	at := "a.example"
+	for i, set := range sets {
+		h := handshake(testRoom, at, uint64(i), change{Voters: set})
+		if err := c.propose(h); err != nil {
+			t.Fatalf("step %d: %v", i, err)
+		}
+		c.run("the step", proposeTicks, func() bool { return c.nodes[at].decisions[h.ID()].Seq > 0 })
+		if d := c.nodes[at].decisions[h.ID()]; d.Err != nil {
+			t.Fatalf("step %d: %v", i, d.Err)
+		}
+		before := c.group(at, testRoom)
+		c.quiet()
+		for _, d := range c.order {
+			r, err := c.nodes[d].peek(testRoom)
+			in := err == nil && c.nodes[d].m.part(r)
+			should := false
+			for _, s := range set {
+				should = should || s == d
+			}
+			if in != should {
+				t.Errorf("step %d: %s is part of the room: %v", i, d, in)
+			}
+			if should && (c.epoch(d, testRoom) != uint64(i)+1 || r.mismatch()) {
+				t.Errorf("step %d: %s is in epoch %d", i, d, c.epoch(d, testRoom))
+			}
+		}
+		for _, d := range before.Auth.Voters { // who decided has the certificate, also who left
+			if c.epoch(d, testRoom) == uint64(i)+1 {
+				if _, err := CertificateOf(c.nodes[d].store, testRoom, uint64(i)+1); err != nil {
+					t.Errorf("step %d at %s: %v", i, d, err)
+				}
+			}
+		}
+		at = set[len(set)-1]
+	}
+	if err := c.propose(handshake(testRoom, "d.example", 5, change{})); core.CodeOf(err) != core.Denied {
+		t.Errorf("one that left may propose: %v", err)
+	}
+	c.agree(testRoom)
+}
+
+// A homeserver that the log does not reach any more gets a snapshot, with the
+// certificates of what it missed last.
+func TestSnapshot(t *testing.T) {
+	c := newCluster(t, 8, three...)
+	c.cfg.MaxEntries = 4
+	for _, n := range c.nodes {
+		n.restart()
+	}
+	c.create(testRoom, three[0])
+	if err := c.propose(handshake(testRoom, three[0], 0, change{Voters: three})); err != nil {
+		t.Fatal(err)
+	}
+	c.quiet()
+	c.nodes[three[2]].down = true
+	for i := range uint64(20) {
+		h := handshake(testRoom, three[i%2], i+1, change{})
+		if err := c.propose(h); err != nil {
+			t.Fatal(err)
+		}
+		c.run("a decision", proposeTicks, func() bool { return c.nodes[h.Home].decisions[h.ID()].Seq > 0 })
+		c.run("a certificate", proposeTicks, func() bool { _, err := CertificateOf(c.nodes[three[0]].store, testRoom, i+2); return err == nil })
+	}
+	for k := range c.nodes[three[0]].store.rows {
+		if k[0] == bucketLog && k[1] == c.nodes[three[0]].m.rooms[testRoom].numbered(5) {
+			t.Error("the log is not cut")
+		}
+	}
+	c.nodes[three[2]].restart()
+	c.quiet()
+	c.run("catching up", 2*napMost, func() bool { return c.epoch(three[2], testRoom) == 21 })
+	c.certificate(three[2], testRoom, 21, three, 0)
+	c.certificate(three[2], testRoom, 10, three, 0)
+	h := handshake(testRoom, three[2], 21, change{})
+	if err := c.propose(h); err != nil {
+		t.Fatal(err)
+	}
+	c.run("its own commit", proposeTicks, func() bool { return c.nodes[three[2]].decisions[h.ID()].Seq > 0 })
+}

@@ -271,17 +271,17 @@ type packet struct {
 
 // A cluster is homeservers and the network between them, all in one thread.
 type cluster struct {
-	t     testing.TB
-	nodes map[string]*node
-	order []string
-	net   []packet
-	cut   map[[2]string]bool // from, to
-	now   time.Time
-	rng   *rand.Rand
-	trace hash.Hash
-	steps int
-	cfg   Config
-	panic bool // faults are expected
+	t      testing.TB
+	nodes  map[string]*node
+	order  []string
+	net    []packet
+	cut    map[[2]string]bool // from, to
+	now    time.Time
+	rng    *rand.Rand
+	trace  hash.Hash
+	steps  int
+	cfg    Config
+	faulty bool // the store fails: raft panics, and nothing else may
 }
 
 func newCluster(t testing.TB, seed uint64, domains ...string) *cluster {
@@ -333,7 +333,7 @@ func (n *node) do(in core.Input, crash bool) (core.Output, error) {
 			c.t.Fatal(serr)
 		}
 	}
-	if s := n.m.Stats(); s.Faults > 0 && !c.panic {
+	if s := n.m.Stats(); s.Faults > 0 && !c.faulty {
 		c.t.Fatalf("%s: raft panicked", n.domain)
 	}
 	if broken && n.store.fail == nil {
