@@ -155,7 +155,7 @@ func (a *api) tree(c *call) (*wire.Tree, error) {
 		return nil, err
 	}
 	err = a.view(c.ctx(), func(v *view) error {
-		if err := v.mustBeIn(room, c.session.User); err != nil {
+		if _, err := v.mustBeIn(room, c.session.User); err != nil {
 			return err
 		}
 		out.Tree, err = core.GroupTree(v, room, out.Epoch)

@@ -281,7 +281,10 @@ func (a *api) typing(c *call, in *wire.Typing) (*nothing, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = a.view(c.ctx(), func(v *view) error { return v.mustBeIn(id, c.session.User) })
+	err = a.view(c.ctx(), func(v *view) error {
+		_, err := v.mustBeIn(id, c.session.User)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -293,11 +296,13 @@ func (a *api) typing(c *call, in *wire.Typing) (*nothing, error) {
 	return nil, nil
 }
 
-func (v *view) mustBeIn(room core.RoomID, u core.UserURI) error {
-	if p, err := v.presence(room, u); err != nil || p.in {
-		return err
+// mustBeIn is presence for what only those in the room may do.
+func (v *view) mustBeIn(room core.RoomID, u core.UserURI) (presence, error) {
+	p, err := v.presence(room, u)
+	if core.CodeOf(err) == core.NotFound && err != nil || err == nil && !p.in {
+		err = errNoRoom
 	}
-	return errNoRoom
+	return p, err
 }
 
 // history answers GET /v1/rooms/{room}/history.
@@ -317,11 +322,11 @@ func (a *api) history(c *call) (*wire.History, error) {
 	rng := core.Range{Before: before, After: after, Limit: pageSize(limit), Newest: after == 0}
 	out := &wire.History{Events: []wire.Event{}}
 	return out, a.view(c.ctx(), func(v *view) error {
-		from, err := v.visibleFrom(id, c.session.User)
+		p, err := v.mustBeIn(id, c.session.User)
 		if err != nil {
 			return err
 		}
-		rng.After = max(rng.After, from)
+		rng.After = max(rng.After, p.from)
 		events, err := v.Events(id, rng)
 		if err != nil {
 			return err
@@ -341,22 +346,6 @@ func (a *api) history(c *call) (*wire.History, error) {
 		}
 		return nil
 	})
-}
-
-// visibleFrom returns the place in a room's log after which u may read.
-func (v *view) visibleFrom(id core.RoomID, u core.UserURI) (uint64, error) {
-	p, err := v.presence(id, u)
-	switch {
-	case err != nil:
-		return 0, err
-	case !p.in:
-		return 0, errNoRoom
-	}
-	room, err := v.Room(id)
-	if err == nil && room.Policy.SinceJoin && p.since > 0 {
-		return p.since - 1, nil
-	}
-	return 0, err
 }
 
 // given is an event as devices are given it. It is held back while it is a commit

@@ -38,6 +38,7 @@ type hub struct {
 // A presence says whether somebody is in a room, and since which of its events.
 type presence struct {
 	since uint64
+	from  uint64 // the place in the log after which they may read
 	in    bool
 }
 
@@ -261,13 +262,21 @@ func (v *view) presence(room core.RoomID, u core.UserURI) (presence, error) {
 	if ok {
 		return p, nil
 	}
+	r, err := v.Room(room)
+	if err != nil {
+		return presence{}, err
+	}
 	members, err := v.Members(room)
 	if err != nil {
 		return presence{}, err
 	}
 	known = make(map[core.UserURI]presence, len(members))
 	for _, m := range members {
-		known[m.User] = presence{m.Since, m.Joined}
+		p := presence{since: m.Since, in: m.Joined}
+		if r.Policy.SinceJoin && m.Since > 0 {
+			p.from = m.Since - 1
+		}
+		known[m.User] = p
 	}
 	v.hub.remember(room, known, v.gen)
 	return known[u], nil

@@ -26,7 +26,7 @@ const (
 	challengeSize = 8 + 16 + sha256.Size
 	tokenSize     = 32 // octets of randomness: beyond guessing, so one SHA-256 is hash enough
 	maxToken      = 128
-	basicLife     = time.Minute // of the session that stands for a password in a header
+	basicLife     = time.Hour // of the session that stands for a password in a header: a stream may last so long
 )
 
 var errNoSession = core.Errorf(core.Unauthenticated, "a session is needed: POST /v1/sessions opens one")
@@ -173,9 +173,12 @@ func (a *api) basic(c *call) (s core.Session, err error) {
 	if err != nil {
 		return s, err
 	}
-	// The hash names the session for limits: that of the user, which no token has.
-	return core.Session{Hash: sha256.Sum256([]byte("user\x00" + acc.User)), User: acc.User, Expires: a.cfg.Now().Add(basicLife)}, nil
+	return core.Session{Hash: basicHash(acc.User), User: acc.User, Expires: a.cfg.Now().Add(basicLife)}, nil
 }
+
+// basicHash names, for limits, the session of a user without a token; no token
+// has that hash.
+func basicHash(u core.UserURI) [32]byte { return sha256.Sum256([]byte("user\x00" + u)) }
 
 func (a *api) login(c *call, name, password string) (core.Account, error) {
 	if a.cfg.API.Login == nil {

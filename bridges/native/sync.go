@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"maps"
+	"net/http"
 	"slices"
 	"time"
 
@@ -111,9 +112,15 @@ func (a *api) postSync(c *call, in *wire.GetSync) (*wire.Sync, error) {
 		return nil, err
 	}
 	defer rd.close()
-	wait := time.NewTimer(min(time.Duration(min(max(in.Wait, 0), maxWait.Milliseconds()))*time.Millisecond, maxWait))
-	defer wait.Stop()
-	return rd.next(c.ctx(), wait.C)
+	wait := time.Duration(min(max(in.Wait, 0), maxWait.Milliseconds())) * time.Millisecond
+	if wait > 0 { // the server's bounds are for requests that answer at once
+		ctl := http.NewResponseController(c.w)
+		ctl.SetReadDeadline(time.Time{})
+		ctl.SetWriteDeadline(time.Now().Add(wait + writeTime))
+	}
+	over := time.NewTimer(wait)
+	defer over.Stop()
+	return rd.next(c.ctx(), over.C)
 }
 
 // A reader is somebody on the way through the logs of their rooms.
@@ -306,11 +313,7 @@ func (rd *reader) readRoom(v *view, id core.RoomID, limit int, octets *int, out 
 		rd.left(id, out)
 		return false, nil
 	}
-	from, err := v.visibleFrom(id, rd.s.User)
-	if err != nil {
-		return false, err
-	}
-	events, err := v.Events(id, core.Range{After: max(at, from), Limit: limit})
+	events, err := v.Events(id, core.Range{After: max(at, p.from), Limit: limit})
 	if err != nil {
 		return false, err
 	}
