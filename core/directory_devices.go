@@ -162,7 +162,7 @@ func (e *Engine) putDevice(tx Tx, now time.Time, in PutDevice) (Output, error) {
 		return Output{}, err
 	}
 	if !known {
-		if err := e.roomForDevice(tx, rec); err != nil {
+		if err := e.arrive(tx, now, rec, att); err != nil {
 			return Output{}, err
 		}
 	}
@@ -277,8 +277,8 @@ func (e *Engine) chainOf(r Reader, domain string) (*identity.Chain, error) {
 
 func (e *Engine) public() ed25519.PublicKey { return e.cfg.Key.Public().(ed25519.PublicKey) }
 
-// roomForDevice holds a new device to the bounds of its user and homeserver.
-func (e *Engine) roomForDevice(tx Tx, rec identity.SignedRecord) error {
+// arrive holds a new device to the bounds of its user and homeserver.
+func (e *Engine) arrive(tx Tx, now time.Time, rec identity.SignedRecord, att identity.SignedAttestation) error {
 	rows, err := under(tx, userDevices, rec.User+" ", "", maxKeptDevices)
 	if err != nil {
 		return err
@@ -293,7 +293,14 @@ func (e *Engine) roomForDevice(tx Tx, rec identity.SignedRecord) error {
 		return Errorf(TooLarge, "a user has at most %d devices", MaxDevices)
 	}
 	if rec.Domain() == e.cfg.Homeserver {
-		return nil
+		home, err := e.chainOf(tx, e.cfg.Homeserver)
+		if err != nil {
+			return err
+		}
+		return ofIdentity("device", identity.Usable(rec, att, home, e.cfg.Block, now.Unix()))
+	}
+	if wait := e.memory().arrivals.take(rec.Domain(), 1, now); wait > 0 {
+		return limited(wait, "too many new devices of one homeserver")
 	}
 	return count(tx, deviceCounts, rec.Domain(), maxPeerDevices)
 }

@@ -106,6 +106,7 @@ func (e *Engine) decideDirect(tx Tx, now time.Time, in Input) (Output, error) {
 type directory struct {
 	nextDue int64 // nothing is due before; Unix seconds
 
+	arrivals meter // new devices, by their homeserver
 	uploads  meter // key packages, by device
 	claims   meter // users asked for, by requester
 	takes    meter // one-time packages, by requester and device
@@ -124,14 +125,15 @@ func (e *Engine) memory() *directory {
 	d := &e.directory
 	if !d.prepared {
 		*d = directory{prepared: true,
-			uploads: meter{Burst: 3 * MaxKeyPackages, Every: 5 * time.Second},
-			claims:  meter{Burst: 16 * MaxClaim * userWeight, Every: 20 * time.Millisecond / userWeight},
-			takes:   meter{Burst: 20 * pairWeight, Every: 10 * time.Second / pairWeight},
-			drains:  meter{Burst: 60, Every: 10 * time.Second},
-			letters: meter{Burst: 1000 * userWeight, Every: 100 * time.Millisecond / userWeight},
-			pairs:   meter{Burst: 100 * pairWeight, Every: 10 * time.Second / pairWeight},
-			tries:   meter{Burst: 5, Every: time.Minute},
-			roomTry: meter{Burst: 50, Every: 10 * time.Second},
+			arrivals: meter{Burst: 20_000, Every: 100 * time.Millisecond},
+			uploads:  meter{Burst: 3 * MaxKeyPackages, Every: 5 * time.Second},
+			claims:   meter{Burst: 16 * MaxClaim * userWeight, Every: 20 * time.Millisecond / userWeight},
+			takes:    meter{Burst: 20 * pairWeight, Every: 10 * time.Second / pairWeight},
+			drains:   meter{Burst: 60, Every: 10 * time.Second},
+			letters:  meter{Burst: 1000 * userWeight, Every: 100 * time.Millisecond / userWeight},
+			pairs:    meter{Burst: 100 * pairWeight, Every: 10 * time.Second / pairWeight},
+			tries:    meter{Burst: 5, Every: time.Minute},
+			roomTry:  meter{Burst: 50, Every: 10 * time.Second},
 		}
 	}
 	return d
@@ -183,7 +185,7 @@ func (e *Engine) sweep(tx Tx, now time.Time, out *Output) error {
 			return err
 		}
 		if int64(at) > now.Unix() {
-			d.nextDue = int64(at)
+			d.nextDue = min(d.nextDue, int64(at))
 			return nil
 		}
 		if err := tx.DropValue(dueRows, row.Key); err != nil {

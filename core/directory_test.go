@@ -83,6 +83,10 @@ func TestDeviceIsRegisteredAttestedAndAdvanced(t *testing.T) {
 	s := newSigner(t, alice, "phone")
 	first := s.next(func(r *identity.Record) { r.Name = "phone" })
 	wantCode(t, h.put(first, nil, false), core.NotFound)
+	over := newSigner(t, alice, "old").record(func(r *identity.Record) { r.NotAfter = h.now.Unix() })
+	wantCode(t, h.put(over, nil, true), core.Invalid)
+	gone := newSigner(t, alice, "gone").record(func(r *identity.Record) { r.Revoked = true })
+	wantCode(t, h.put(gone, nil, true), core.Invalid)
 	h.must(h.put(first, nil, true))
 	d := h.device(s.uri())
 	if d.User != alice || d.Name != "phone" || !d.Local || d.Revoked || d.Refused || !bytes.Equal(d.Proof.Record, first.Encode()) {
