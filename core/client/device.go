@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/sha256"
 	"slices"
 	"time"
 
@@ -264,8 +263,7 @@ func (c *Client) Approve(ctx context.Context, record []byte) ([]byte, error) {
 	if err := c.changeRecord(ctx, func(n *identity.Record) { n.Links = sorted(append(n.Links, r.ID())) }); err != nil {
 		return nil, err
 	}
-	hash := sha256.Sum256(record)
-	return identity.Sign(c.self.key, labelApproval, hash[:]), nil
+	return identity.Sign(c.self.key, labelApproval, record), nil
 }
 
 // Unlink takes back a link to another device of the user: it is no device of the

@@ -158,7 +158,7 @@ func (l *link) Register(_ context.Context, r wire.RegisterDevice) (wire.Device, 
 			return wire.Device{}, core.Errorf(core.Denied, "the user has devices: one of them approves")
 		}
 		by, _ := identity.ParseRecord(sponsor.proof.Record)
-		if hash := sha256.Sum256(r.Record); by.User != record.User || !identity.Verify(by.Key, labelApproval, r.Approval, hash[:]) {
+		if by.User != record.User || !identity.Verify(by.Key, labelApproval, r.Approval, r.Record) {
 			return wire.Device{}, core.Errorf(core.Denied, "not approved")
 		}
 	}
