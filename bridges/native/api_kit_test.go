@@ -18,6 +18,7 @@ import (
 
 	"github.com/isthmus-chat/isthmus/bridges"
 	"github.com/isthmus-chat/isthmus/core"
+	"github.com/isthmus-chat/isthmus/core/epoch"
 	"github.com/isthmus-chat/isthmus/core/identity"
 	"github.com/isthmus-chat/isthmus/core/wire"
 	"github.com/isthmus-chat/isthmus/store"
@@ -54,7 +55,9 @@ func openAPI(t testing.TB, change func(*APIConfig)) *apiHouse {
 	}
 	h := &apiHouse{t: t, db: db, bridge: b}
 	h.rt = bridges.NewRuntime(bridges.RuntimeConfig{Store: db, Holder: "test", Bridges: []bridges.Bridge{b},
-		Engine: func() bridges.Decider { return core.NewEngine(core.Config{Homeserver: apiDomain, Key: key}) }})
+		Engine: func() bridges.Decider {
+			return epoch.New(epoch.Config{Homeserver: apiDomain, Key: key, Rooms: core.NewEngine(core.Config{Homeserver: apiDomain, Key: key})})
+		}})
 	ctx, stop := context.WithCancel(context.Background())
 	stopped := make(chan error, 1)
 	go func() { stopped <- h.rt.Run(ctx) }()

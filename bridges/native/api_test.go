@@ -58,9 +58,9 @@ func TestAPIRegistration(t *testing.T) {
 	second := h.newDevice("alice", "2")
 	second.refused(core.Conflict, "POST", "/v1/devices", register(second))
 	approve := register(second)
-	approve.Sponsor, approve.Approval = alice.device, identity.Sign(second.key, labelApproval, second.record.Encode())
+	approve.Sponsor, approve.Approval = alice.device, approval(second, second)
 	second.refused(core.Denied, "POST", "/v1/devices", approve)
-	approve.Approval = identity.Sign(alice.key, labelApproval, second.record.Encode())
+	approve.Approval = approval(alice, second)
 	second.must(200, "POST", "/v1/devices", approve, nil)
 
 	// An account's password is as good, for its own user.
@@ -88,6 +88,11 @@ func TestAPIRegistration(t *testing.T) {
 		t.Errorf("alice is shown with %d devices", len(u.Devices))
 	}
 	alice.refused(core.NotFound, "GET", "/v1/users/nobody", nil)
+}
+
+// approval is what one device signs for another.
+func approval(by, of *apiClient) []byte {
+	return identity.Sign(by.key, labelApproval, of.record.Encode())
 }
 
 func TestAPIRegistrationClosed(t *testing.T) {
@@ -145,7 +150,7 @@ func TestAPIRevocation(t *testing.T) {
 	alice, bob := h.member("alice"), h.member("bob")
 	second := h.newDevice("alice", "2")
 	second.must(200, "POST", "/v1/devices", wire.RegisterDevice{Record: second.record.Encode(), Sponsor: alice.device,
-		Approval: identity.Sign(alice.key, labelApproval, second.record.Encode())}, nil)
+		Approval: approval(alice, second)}, nil)
 	second.open()
 
 	bob.refused(core.NotFound, "DELETE", "/v1/devices/"+second.device.ID(), nil)
