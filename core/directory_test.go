@@ -213,6 +213,11 @@ func TestDeviceOfAnotherHomeserverNeedsItsWord(t *testing.T) {
 	if d := h.device(s.uri()); d.Local || d.User != bobB {
 		t.Fatalf("%+v", d)
 	}
+	before := h.device(s.uri()).Proof.Attestation
+	h.must(h.put(rec, s.attestation(func(a *identity.Attestation) { a.NotBefore = 0 }), false)) // of before: it changes nothing
+	if !bytes.Equal(h.device(s.uri()).Proof.Attestation, before) {
+		t.Fatal("an older attestation took the place of a newer one")
+	}
 	h.must(h.put(s.next(nil), nil, false)) // its newer record needs no new word
 	_, errs := h.apply(core.PutSession{Session: core.Session{Device: s.uri(), User: bobB, Expires: h.now.Add(time.Hour)}},
 		core.PutLetters{From: string(alice), Letters: []core.Letter{{Device: s.uri(), Kind: core.LetterSealed, Body: []byte("x")}}})
