@@ -13,20 +13,25 @@ var three = []string{"a.example", "b.example", "c.example"}
 // grown returns a cluster whose room a.example made and everybody votes in.
 func grown(t testing.TB, seed uint64, domains ...string) *cluster {
 	c := newCluster(t, seed, domains...)
+	c.grow(domains)
+	return c
+}
+
+func (c *cluster) grow(domains []string) {
+	c.t.Helper()
 	c.create(testRoom, domains[0])
 	if err := c.propose(handshake(testRoom, domains[0], 0, change{Nonce: "grow", Voters: domains})); err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	c.quiet()
 	for _, d := range domains {
 		if e := c.epoch(d, testRoom); e != 1 {
-			t.Fatalf("%s is in epoch %d", d, e)
+			c.t.Fatalf("%s is in epoch %d", d, e)
 		}
 		if got := len(c.nodes[d].m.rooms[testRoom].row.Voters); got != len(domains) {
-			t.Fatalf("%s counts %d voters", d, got)
+			c.t.Fatalf("%s counts %d voters", d, got)
 		}
 	}
-	return c
 }
 
 func TestAloneDecidesAtOnce(t *testing.T) {

@@ -340,7 +340,7 @@ func (m *Machine) forward(r *room, o *offer) error {
 	}
 	lead := r.row.Lead
 	if others := slices.DeleteFunc(slices.Clone(r.row.Voters), func(id uint64) bool { return id == m.self }); len(others) > 0 &&
-		(lead == 0 || o.tries > 0 && !slices.Contains(r.row.Voters, m.self)) {
+		(lead == 0 || (o.tries > 0 || lead == m.self) && !slices.Contains(r.row.Voters, m.self)) {
 		lead = others[o.tries%len(others)] // who only follows cannot have a new leader elected: it asks around
 	}
 	if lead == 0 || lead == m.self {
