@@ -342,6 +342,9 @@ func (c *Client) listed(w wire.Room) error {
 		r.Joined = true
 		c.tell(Update{Kind: RoomJoined, Room: r.ID, User: c.self.user})
 	}
+	if group && r.Joined && w.Head > r.Cursor { // the homeserver begins after what was not read here
+		r.Behind = true
+	}
 	c.touch(r)
 	return nil
 }

@@ -86,11 +86,13 @@ func (c *Client) round(ctx context.Context, wait time.Duration) (more bool, err 
 	for _, id := range s.Left[:min(len(s.Left), maxRooms)] {
 		c.leftBy(id)
 	}
+	more = s.More
 	for _, r := range c.order {
 		if asked[r.ID] && !r.stalled && !s.More && r.Behind {
 			r.Behind = false
 			c.touch(r)
 		}
+		more = more || r.Behind && !r.stalled && !asked[r.ID] // found out in this round
 		if err := c.revisit(ctx, r); err != nil {
 			return false, err
 		}
@@ -104,7 +106,7 @@ func (c *Client) round(ctx context.Context, wait time.Duration) (more bool, err 
 		c.at.Next = s.Next
 	}
 	c.putCBOR(tablePosition, 0, c.at)
-	return s.More, c.flush(ctx)
+	return more, c.flush(ctx)
 }
 
 // events takes those of each room in the order of its log.
