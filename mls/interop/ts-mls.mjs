@@ -7,33 +7,10 @@
 // The state has two fields more than the protocol asks for: `own`, this client's leaf, and
 // `reinit`, the id and suite of the group to follow, once a ReInit has ended this one.
 import crypto from 'node:crypto'
-import { register } from 'node:module'
 import { b64, Bench, bin, identity as named, list, load, same, serve, text } from './lines.mjs'
+import { mend, unmergedLeaves } from './mended.mjs'
 
-// Of a tree that it receives, the library asks that a node and every ancestor of one of its
-// unmerged leaves have the same list of unmerged leaves. RFC 9420 §12.4.3.1 asks only that
-// the nodes between that leaf and the node list the leaf, so that most groups to which
-// members were added one after the other would be refused. mended corrects this as the
-// module is loaded.
-const mended = (source, faults) =>
-  faults.reduce((text, [wrong, right]) => {
-    if (!text.includes(wrong)) throw new Error('another version of ts-mls than the pinned one')
-    return text.replace(wrong, right)
-  }, source)
-
-const faults = [
-  ['for (const parentIdx of dp) {', 'for (const parentIdx of dp.slice(0, dp.indexOf(toNodeIndex(i)))) {'],
-  ['!arraysEqual(dpNode.parent.unmergedLeaves, n.parent.unmergedLeaves)', '!dpNode.parent.unmergedLeaves.includes(unmergedLeaf)'],
-  [`?.nodeType !== "leaf" && !dp.includes(`, `?.nodeType !== "leaf" || !dp.includes(`],
-]
-
-const hook = `const mended = ${mended}
-export async function load(url, context, next) {
-  const module = await next(url, context)
-  if (!url.endsWith('/ts-mls/dist/src/clientState.js')) return module
-  return { ...module, source: mended(Buffer.from(module.source).toString(), ${JSON.stringify(faults)}) }
-}`
-register(`data:text/javascript,${encodeURIComponent(hook)}`)
+mend({ 'clientState.js': unmergedLeaves })
 
 const dist = (name) => load('ts-mls', 'dist', 'src', name)
 const m = await dist('index.js')
