@@ -160,7 +160,7 @@ func (c *Client) entered(ctx context.Context, id core.RoomID, seq uint64) error 
 		r.own = j.Handshake.Message
 	}
 	if seq > 0 {
-		r.Cursor, r.Behind = seq, true
+		r.Cursor = seq
 	}
 	if err := c.flush(ctx); err != nil {
 		return err
@@ -202,7 +202,7 @@ func (c *Client) locate(ctx context.Context, id core.RoomID) error {
 	if err != nil {
 		return err
 	}
-	r.Cursor, r.Behind = max(r.Cursor, seq), true
+	r.Cursor = max(r.Cursor, seq)
 	c.touch(r)
 	return c.flush(ctx)
 }

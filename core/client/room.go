@@ -185,6 +185,7 @@ func (c *Client) enterGroup(r *room, g *group.Group, p *policy.State) {
 	r.g, r.p, r.fresh = g, p, true
 	r.Kind, r.Joined, r.Member, r.Lost, r.Halted = core.Group, true, true, "", ""
 	r.Entered, r.Former, r.Renewed, r.Tries = g.Epoch(), nil, c.now(), 0
+	r.Behind = true // the homeserver does not know from where on this device reads
 	if r.Offer {
 		r.Offer = false
 		c.put(tableOffer+string(r.ID), 0, nil)
