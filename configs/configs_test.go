@@ -145,10 +145,10 @@ federation.base: must be an https URL
 federation.block[1]: "*." is neither a domain nor *.suffix
 federation.block[2]: "b c" is neither a domain nor *.suffix
 federation.limits.memory: must be at least 80MiB, which one request may need`},
-		{"peers", "federation: {peers: [{name: B.example, address: x}, {name: localhost, address: ':1'}]}\n",
+		{"peers", "federation: {peers: [{name: B.example, address: x}, {name: b.example, address: ':1'}, {name: b.example, address: ':1'}]}\n",
 			`federation.peers[0].name: "B.example" is not the domain of a homeserver
 federation.peers[0].address: "x" is not host:port
-federation.peers[1].name: "localhost" is there twice, or this homeserver`},
+federation.peers[2].name: "b.example" is there twice`},
 		{"sts", "irc: {sts: 1h}\n", `irc.sts: needs a listener with tls`},
 	} {
 		if diff := cmp.Diff(c.want, problems(t, c.text)); diff != "" {

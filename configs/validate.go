@@ -208,7 +208,7 @@ func (c *Config) checkFederation(k *checker) {
 	for i, p := range f.Peers {
 		key := fmt.Sprintf("federation.peers[%d]", i)
 		k.is(domainForm.MatchString(p.Name) && len(p.Name) <= 253, key+".name", "%q is not the domain of a homeserver", p.Name)
-		k.is(!seen[p.Name] && p.Name != c.Domain, key+".name", "%q is there twice, or this homeserver", p.Name)
+		k.is(!seen[p.Name], key+".name", "%q is there twice", p.Name)
 		k.address(key+".address", p.Address)
 		seen[p.Name] = true
 	}

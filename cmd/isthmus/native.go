@@ -34,7 +34,9 @@ func nativeConfig(cfg *configs.Config, own nativeParts, accounts *irc.Server) (n
 				Memory: int64(f.Limits.Memory)},
 		}}
 	for _, p := range f.Peers {
-		c.Federation.Peers = append(c.Federation.Peers, native.Peer{Domain: p.Name, Address: p.Address})
+		if p.Name != cfg.Domain { // one list may serve several homeservers
+			c.Federation.Peers = append(c.Federation.Peers, native.Peer{Domain: p.Name, Address: p.Address})
+		}
 	}
 	if a.Registration == native.RegistrationToken {
 		token, err := cfg.ReadSecret(a.RegistrationToken, a.RegistrationTokenFile)
