@@ -170,7 +170,7 @@ func describe(r core.Reader, id core.RoomID) (wire.Room, error) {
 		Direct: room.Direct, Encrypted: room.Kind == core.Group}
 	if w.Encrypted {
 		head, err := core.GroupOf(r, id)
-		if err != nil {
+		if err != nil && core.CodeOf(err) != core.NotFound { // its snapshot may still be on its way here
 			return w, err
 		}
 		w.Domain, w.Epoch, w.Authority = core.GroupID(id), head.Authority.Epoch, head.Authority.Voters

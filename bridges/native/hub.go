@@ -1,10 +1,8 @@
 package native
 
 import (
-	"context"
 	"slices"
 	"sync"
-	"sync/atomic"
 
 	"github.com/isthmus-chat/isthmus/bridges"
 	"github.com/isthmus-chat/isthmus/core"
@@ -13,9 +11,8 @@ import (
 
 // Bounds of those who wait, and of what is remembered for them.
 const (
-	maxPerUser = 64      // streams and polls of one user at a time
-	maxTyping  = 64      // signals that wait for one stream; more of them say nothing new
-	maxMembers = 200_000 // of the rooms whose members are remembered, all together
+	maxPerUser = 64 // streams and polls of one user at a time
+	maxTyping  = 64 // signals that wait for one stream; more of them say nothing new
 )
 
 // A hub wakes those who wait for news. It is told of every committed batch and
@@ -23,23 +20,14 @@ const (
 // costs nobody anything, and ten messages that come while one is being written
 // are one reading.
 type hub struct {
-	max int
-	gen atomic.Uint64 // rises with every change of somebody's membership
+	max    int
+	recent *recent
 
 	mu      sync.Mutex
 	waiting int
 	users   map[core.UserURI]map[*waiter]bool
 	devices map[core.DeviceURI]map[*waiter]bool
 	rooms   map[core.RoomID]map[*waiter]bool
-	members map[core.RoomID]map[core.UserURI]presence
-	known   int // entries of members
-}
-
-// A presence says whether somebody is in a room, and since which of its events.
-type presence struct {
-	since uint64
-	from  uint64 // the place in the log after which they may read
-	in    bool
 }
 
 // A waiter is one stream, or one poll that waits. All but its channels is under
@@ -64,7 +52,7 @@ type news struct {
 
 func newHub(max int) *hub {
 	return &hub{max: max, users: map[core.UserURI]map[*waiter]bool{}, devices: map[core.DeviceURI]map[*waiter]bool{},
-		rooms: map[core.RoomID]map[*waiter]bool{}, members: map[core.RoomID]map[core.UserURI]presence{}}
+		rooms: map[core.RoomID]map[*waiter]bool{}, recent: newRecent()}
 }
 
 // enter takes up a waiter, with everything marked as new.
@@ -143,12 +131,11 @@ func (h *hub) publish(b bridges.Batch) {
 	defer h.mu.Unlock()
 	for i := range b.Events {
 		e := &b.Events[i]
+		s, sealed := e.Body.(core.Sealed)
+		h.recent.changed(e.Room, e.Control != nil || sealed && s.Handshake())
 		if e.Control != nil {
-			h.changed(e.Room)
 			h.relist(e.Sender)
 			h.relist(e.Control.User)
-		} else if s, ok := e.Body.(core.Sealed); ok && s.Handshake() {
-			h.changed(e.Room)
 		}
 		h.mark(e.Room)
 	}
@@ -156,7 +143,7 @@ func (h *hub) publish(b bridges.Batch) {
 		h.mark(c.Room)
 	}
 	for i := range b.Rooms {
-		h.changed(b.Rooms[i].ID)
+		h.recent.changed(b.Rooms[i].ID, true)
 	}
 	for i := range b.Letters {
 		for w := range h.devices[b.Letters[i].Device] {
@@ -171,13 +158,6 @@ func (h *hub) mark(room core.RoomID) {
 		w.rooms[room] = true
 		poke(w.poke)
 	}
-}
-
-// changed forgets who is in a room.
-func (h *hub) changed(room core.RoomID) {
-	h.gen.Add(1)
-	h.known -= len(h.members[room])
-	delete(h.members, room)
 }
 
 func (h *hub) relist(u core.UserURI) {
@@ -235,68 +215,4 @@ func (h *hub) end(whose func(core.Session) bool) {
 			}
 		}
 	}
-}
-
-// A view is one snapshot of the store, with the members of rooms remembered
-// between requests.
-type view struct {
-	core.Reader
-	hub *hub
-	gen uint64 // before the snapshot
-}
-
-// view runs f on one snapshot.
-func (a *api) view(ctx context.Context, f func(*view) error) error {
-	gen := a.hub.gen.Load()
-	return a.gw().View(ctx, func(r core.Reader) error { return f(&view{r, a.hub, gen}) })
-}
-
-// presence finds out whether u is in a room. Members are read once for all who
-// ask, and again when they have changed: a commit in a room of a thousand streams
-// is not a thousand readings of a thousand members.
-func (v *view) presence(room core.RoomID, u core.UserURI) (presence, error) {
-	v.hub.mu.Lock()
-	known, ok := v.hub.members[room]
-	p := known[u]
-	v.hub.mu.Unlock()
-	if ok {
-		return p, nil
-	}
-	r, err := v.Room(room)
-	if err != nil {
-		return presence{}, err
-	}
-	members, err := v.Members(room)
-	if err != nil {
-		return presence{}, err
-	}
-	known = make(map[core.UserURI]presence, len(members))
-	for _, m := range members {
-		p := presence{since: m.Since, in: m.Joined}
-		if r.Policy.SinceJoin && m.Since > 0 {
-			p.from = m.Since - 1
-		}
-		known[m.User] = p
-	}
-	v.hub.remember(room, known, v.gen)
-	return known[u], nil
-}
-
-// remember keeps what was read in a snapshot, unless members have changed since
-// before it.
-func (h *hub) remember(room core.RoomID, members map[core.UserURI]presence, gen uint64) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.gen.Load() != gen || h.members[room] != nil || len(members) > maxMembers {
-		return
-	}
-	for r, ms := range h.members { // any will do: it is read again when needed
-		if h.known+len(members) <= maxMembers {
-			break
-		}
-		h.known -= len(ms)
-		delete(h.members, r)
-	}
-	h.known += len(members)
-	h.members[room] = members
 }

@@ -443,25 +443,57 @@ func TestHubPublishNeverWaits(t *testing.T) {
 	}
 }
 
-func TestHubRemembersMembers(t *testing.T) {
+func TestRecent(t *testing.T) {
 	hub := newHub(1)
+	m := hub.recent
 	many := map[core.UserURI]presence{}
 	for i := range maxMembers / 2 {
 		many[core.UserURI(fmt.Sprint(i))] = presence{in: true}
 	}
-	hub.remember("a", many, 0)
-	hub.remember("b", many, 0)
-	hub.remember("c", map[core.UserURI]presence{"x": {in: true}}, 0)
-	if hub.known > maxMembers || len(hub.members) != 2 || hub.members["c"] == nil {
-		t.Errorf("%d members of %d rooms are remembered", hub.known, len(hub.members))
+	one := map[core.UserURI]presence{"x": {in: true}}
+	m.keepMembers("a", many, 0)
+	m.keepMembers("b", many, 0)
+	m.keepMembers("c", one, 0)
+	if _, ok := m.presence("c", "x"); m.known > maxMembers || len(m.members) != 2 || !ok {
+		t.Errorf("%d members of %d rooms are remembered", m.known, len(m.members))
 	}
-	gen := hub.gen.Load()
+	p := page{after: 3, events: []wire.Event{{Seq: 4}, {Seq: 5}}}
+	m.keepPage("c", p, 0)
+	if got, ok := m.page("c", 3, 2); !ok || len(got.events) != 2 {
+		t.Error("a page is not remembered")
+	}
+	if _, ok := m.page("c", 4, 2); ok {
+		t.Error("a page is given after another place")
+	}
+	if _, ok := m.page("c", 3, 1); ok {
+		t.Error("a page is given to who wants less")
+	}
+	before := m.clock.Load()
 	hub.publish(bridges.Batch{Events: []core.Event{{Envelope: core.Envelope{Room: "c"}, Control: &core.Control{Op: core.OpLeave}}}})
-	if hub.members["c"] != nil {
-		t.Error("members of a room that changed are remembered")
+	_, known := m.presence("c", "x")
+	if _, ok := m.page("c", 3, 2); ok || known {
+		t.Error("what changed is remembered")
 	}
-	hub.remember("c", map[core.UserURI]presence{"x": {in: true}}, gen) // of a snapshot before the change
-	if hub.members["c"] != nil {
-		t.Error("members of an old snapshot are remembered")
+	m.keepMembers("c", one, before) // of a snapshot before the change
+	m.keepPage("c", p, before)
+	_, known = m.presence("c", "x")
+	if _, ok := m.page("c", 3, 2); ok || known {
+		t.Error("an old snapshot is remembered")
+	}
+	m.keepPage("c", p, m.clock.Load())
+	if _, ok := m.page("c", 3, 2); !ok {
+		t.Error("a new snapshot is not remembered")
+	}
+	for i := range 2 * maxPages {
+		m.keepPage(core.RoomID(fmt.Sprint(i)), p, m.clock.Load())
+	}
+	if len(m.pages) > maxPages {
+		t.Errorf("%d pages are remembered", len(m.pages))
+	}
+	for i := range maxChanges + 1 {
+		m.changed(core.RoomID(fmt.Sprint("room", i)), false)
+	}
+	if len(m.said.at) > maxChanges || !m.said.after("c", before) || m.said.after("c", m.clock.Load()) {
+		t.Errorf("%d changes are remembered, none before %d", len(m.said.at), m.said.floor)
 	}
 }
