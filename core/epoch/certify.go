@@ -256,7 +256,11 @@ func (m *Machine) keepEarly(r *room, epoch uint64, list []signed) error {
 	if epoch <= r.auth.Epoch || epoch > r.auth.Epoch+maxAhead {
 		return nil
 	}
-	for _, s := range list {
+	for _, s := range list { // verified, so that nobody takes another's place
+		if m.verify(&s) != nil {
+			m.stats.Forged++
+			continue
+		}
 		known := slices.ContainsFunc(r.early, func(o signed) bool { return o.a.Domain == s.a.Domain && o.a.Epoch == epoch })
 		if !known && len(r.early) < maxEarly {
 			r.early = append(r.early, s)

@@ -171,7 +171,10 @@ func (m *Machine) apply(r *room, e *pb.Entry) error {
 func (m *Machine) decide(r *room, h *core.Handshake, index uint64) error {
 	id := h.ID()
 	r.landed(id)
-	if _, again := r.row.find(id); again {
+	if d, again := r.row.find(id); again {
+		if r.take(m.cfg.Homeserver, id) != nil {
+			m.accepted(r, id, d.Seq)
+		}
 		return nil
 	}
 	out, opened, err := m.cfg.Rooms.Decide(m.tx, m.now, h)
@@ -198,7 +201,7 @@ func (m *Machine) decide(r *room, h *core.Handshake, index uint64) error {
 	r.row.remember(id, seq)
 	m.touch(r)
 	if r.take(m.cfg.Homeserver, id) != nil {
-		m.out.Decisions = append(m.out.Decisions, core.Decision{ID: id, Room: r.id, Epoch: r.auth.Epoch, Seq: seq})
+		m.accepted(r, id, seq)
 	}
 	if opened == nil {
 		return nil
@@ -208,9 +211,7 @@ func (m *Machine) decide(r *room, h *core.Handshake, index uint64) error {
 	if err := m.opened(r, opened, index); err != nil {
 		return err
 	}
-	if err := m.stale(r); err != nil {
-		return err
-	}
+	m.stale(r)
 	return m.begin(r)
 }
 
@@ -357,5 +358,6 @@ func (m *Machine) restore(r *room, snap *pb.Snapshot) (bool, error) {
 			return false, err
 		}
 	}
-	return true, m.stale(r)
+	m.stale(r)
+	return true, nil
 }

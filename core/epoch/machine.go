@@ -81,7 +81,8 @@ type Machine struct {
 	rooms map[core.RoomID]*room
 	used  *list.List // of *room: the most recently used first
 	awake map[core.RoomID]*room
-	dirty []*room // to be written by Seal, in order of change
+	naps  map[core.RoomID]*room // those awake that rest
+	dirty []*room               // to be written by Seal, in order of change
 	ticks uint64
 	woken bool // the rooms that were awake when the last process ended are awake again
 
@@ -111,7 +112,7 @@ func New(cfg Config) *Machine {
 		cfg.Check = checkPinned
 	}
 	return &Machine{cfg: cfg, self: memberID(cfg.Homeserver), rooms: map[core.RoomID]*room{}, used: list.New(),
-		awake: map[core.RoomID]*room{}, devices: newBudget(cfg.DeviceRate), homes: newBudget(cfg.HomeRate)}
+		awake: map[core.RoomID]*room{}, naps: map[core.RoomID]*room{}, devices: newBudget(cfg.DeviceRate), homes: newBudget(cfg.HomeRate)}
 }
 
 func setDefault(n *int, to int) {

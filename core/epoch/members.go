@@ -150,10 +150,13 @@ func (m *Machine) applyConf(r *room, e *pb.Entry) error {
 		err = strict.Unmarshal(cc.GetContext(), &names)
 	}
 	r.row.Applied = e.GetIndex()
-	if err != nil || len(r.row.Names)+len(names) > maxNames {
+	if err != nil || len(names) > maxMembers {
 		return nil
 	}
 	r.row.setConf(next)
+	if len(r.row.Names)+len(names) > maxNames { // those who left longest ago are not known any more
+		r.row.Names = slices.DeleteFunc(r.row.Names, func(d string) bool { return !r.row.member(memberID(d)) })
+	}
 	for _, d := range names {
 		if !slices.Contains(r.row.Names, d) {
 			r.row.Names = append(r.row.Names, d)

@@ -17,6 +17,7 @@ import (
 const (
 	maxQueue      = 128      // handshakes
 	maxQueueBytes = 32 << 20 // octets
+	maxForeign    = 32       // handshakes of one other homeserver, at the leader
 	maxLate       = 8        // of one device, over its budget
 	maxRedirects  = 4        // in one tick, from homeservers that do not lead
 )
@@ -81,7 +82,7 @@ func (m *Machine) propose(h *core.Handshake) error {
 	}
 	id := h.ID()
 	if d, ok := r.row.find(id); ok {
-		m.out.Decisions = append(m.out.Decisions, core.Decision{ID: id, Room: r.id, Epoch: r.auth.Epoch, Seq: d.Seq})
+		m.accepted(r, id, d.Seq)
 		return nil
 	}
 	if r.own(m.cfg.Homeserver, id) != nil {
@@ -134,20 +135,28 @@ func (m *Machine) decision(r *room, id core.HandshakeID, epoch uint64, err error
 	m.out.Decisions = append(m.out.Decisions, d)
 }
 
+// accepted tells that a handshake was accepted.
+func (m *Machine) accepted(r *room, id core.HandshakeID, seq uint64) {
+	m.out.Decisions = append(m.out.Decisions, core.Decision{ID: id, Room: r.id, Epoch: r.auth.Epoch, Seq: seq})
+}
+
 // admit puts an offer in line within the room's bounds and its device's budget:
 // who is over budget waits until there is a token, with few others.
 func (m *Machine) admit(r *room, o *offer) error {
 	if len(o.data) > core.MaxHandshake {
 		return core.Errorf(core.TooLarge, "a handshake over %d octets", core.MaxHandshake)
 	}
-	size, late := len(o.data), 0
+	size, late, same := len(o.data), 0, 0
 	for _, q := range r.queue {
 		size += len(q.data)
 		if q.late && q.device == o.device {
 			late++
 		}
+		if q.home == o.home && q.home != m.cfg.Homeserver {
+			same++
+		}
 	}
-	if len(r.queue) >= maxQueue || size > maxQueueBytes || m.awake[r.id] == nil && len(m.awake) >= m.cfg.MaxAwake {
+	if len(r.queue) >= maxQueue || size > maxQueueBytes || same >= maxForeign || m.awake[r.id] == nil && len(m.awake) >= m.cfg.MaxAwake {
 		return &core.Error{Code: core.Limited, Text: "too many handshakes wait", RetryAfter: time.Second}
 	}
 	if o.home == m.cfg.Homeserver {
@@ -186,18 +195,23 @@ func (r *room) landed(id core.HandshakeID) {
 	}
 }
 
-// stale answers the offers for epochs that are over.
-func (m *Machine) stale(r *room) error {
+// stale answers the offers for epochs that are over, and those that a snapshot
+// says were accepted.
+func (m *Machine) stale(r *room) {
 	r.queue = slices.DeleteFunc(r.queue, func(o *offer) bool {
-		if o.epoch >= r.auth.Epoch {
+		d, taken := r.row.find(o.id)
+		if o.epoch >= r.auth.Epoch && !taken {
 			return false
 		}
-		if o.home == m.cfg.Homeserver {
+		switch {
+		case o.home != m.cfg.Homeserver:
+		case taken:
+			m.accepted(r, o.id, d.Seq)
+		default:
 			m.decision(r, o.id, o.epoch, core.Errorf(core.StaleEpoch, "another commit ended that epoch"))
 		}
 		return true
 	})
-	return nil
 }
 
 // giveUp ends the waiting of offers that came to nothing for too long.
@@ -272,8 +286,8 @@ func (m *Machine) campaign(r *room) bool {
 // appendOffer lets the leader append an offer. While a commit is on its way all
 // others wait: most of them it will make stale.
 func (m *Machine) appendOffer(r *room, o *offer) (bool, error) {
-	if r.commit != nil || r.inLog[o.id] || r.node == nil || o.commit && !m.enough(r) {
-		return false, nil
+	if r.commit != nil || r.inLog[o.id] || r.node == nil || o.commit && !m.enough(r) || o.epoch > r.auth.Epoch {
+		return false, nil // a new leader may be behind the offer's epoch for a moment
 	}
 	if !o.paid && m.homes.take(m.now, r.key+"/"+o.home) > 0 {
 		return false, nil
@@ -390,8 +404,9 @@ type refusal struct {
 	_    struct{} `cbor:",toarray"`
 	ID   []byte
 	Code uint8
-	Text string // with Conflict: who leads
+	Text string
 	Wait uint32 // ms, with Limited
+	Lead string // not refused, but here: who leads
 }
 
 const maxText = 512 // octets of a refusal's text
@@ -406,7 +421,8 @@ func (m *Machine) sendRefusal(r *room, to string, id core.HandshakeID, err error
 // redirect says that another homeserver leads.
 func (m *Machine) redirect(r *room, to string, id core.HandshakeID, lead uint64) {
 	if name := r.names[lead]; name != "" && name != to {
-		m.sendRefusal(r, to, id, core.Errorf(core.Conflict, "%s", name))
+		b, _ := cbor.Marshal(&refusal{ID: id[:], Lead: name}) // strings and numbers
+		m.send(r, to, core.PeerRefused, b)
 	}
 }
 
@@ -422,15 +438,15 @@ func (m *Machine) refused(r *room, from string, body []byte) error {
 	if o == nil || o.to != from {
 		return nil
 	}
-	switch code := core.Code(f.Code); code {
-	case core.Conflict:
-		lead := memberID(f.Text)
+	switch code := core.Code(f.Code); {
+	case f.Lead != "":
+		lead := memberID(f.Lead)
 		if r.redirects++; r.redirects > maxRedirects || !r.row.member(lead) || r.lead() != 0 {
 			return nil
 		}
 		r.row.Lead, o.sent = lead, 0
 		m.touch(r)
-	case core.StaleEpoch:
+	case code == core.StaleEpoch:
 		o.passed = true // the log will say so, with the winner
 	default:
 		r.take(m.cfg.Homeserver, id)

@@ -46,9 +46,10 @@ func (m *Machine) receive(in core.PeerMessages) error {
 		return core.Errorf(core.TooLarge, "more than %d messages at once", maxMessages)
 	}
 	from := memberID(in.From)
-	for _, r := range m.awake { // it is there again: rooms that wait for it go on
-		if r.napUntil > m.ticks && r.row.member(from) {
+	for id, r := range m.naps { // it is there again: rooms that wait for it go on
+		if r.row.member(from) {
 			r.napUntil = 0
+			delete(m.naps, id)
 		}
 	}
 	for _, msg := range in.Messages {
@@ -279,6 +280,7 @@ func (m *Machine) forget(r *room) {
 	m.used.Remove(r.used)
 	delete(m.rooms, r.id)
 	delete(m.awake, r.id)
+	delete(m.naps, r.id)
 	m.dirty = slices.DeleteFunc(m.dirty, func(d *room) bool { return d == r })
 }
 
@@ -323,7 +325,8 @@ func plausible(w *row, msg *pb.Message) bool {
 	case pb.MsgSnap:
 		meta := msg.GetSnapshot().GetMetadata()
 		cs := meta.GetConfState()
-		return meta.GetIndex() > w.Commit && meta.GetIndex() <= maxIndex && meta.GetTerm() > 0 && meta.GetTerm() <= msg.GetTerm() &&
+		// One that is not newer than what is here is answered: the first answer got lost.
+		return meta.GetIndex() > 0 && meta.GetIndex() <= maxIndex && meta.GetTerm() > 0 && meta.GetTerm() <= msg.GetTerm() &&
 			checkConf(cs) && slices.Contains(slices.Concat(cs.GetVoters(), cs.GetVotersOutgoing()), msg.GetFrom()) &&
 			slices.Contains(slices.Concat(cs.GetVoters(), cs.GetLearners(), cs.GetVotersOutgoing()), msg.GetTo())
 	case pb.MsgProp:

@@ -161,11 +161,7 @@ func BenchmarkCommit(b *testing.B) {
 func BenchmarkSteps(b *testing.B) {
 	for _, from := range []string{"leader", "follower"} {
 		b.Run(from, func(b *testing.B) {
-			c := newCluster(b, 1)
-			c.cfg.DeviceRate, c.cfg.HomeRate = free, free
-			for _, d := range three {
-				c.add(d)
-			}
+			c := newFree(b)
 			c.grow(three)
 			home := three[0]
 			for _, d := range three {
@@ -204,53 +200,71 @@ func BenchmarkSteps(b *testing.B) {
 	}
 }
 
-// BenchmarkIdle is what 1,000 rooms cost a homeserver while nothing happens: the
-// octets that each holds, and a tick.
-func BenchmarkIdle(b *testing.B) {
-	const n = 1000
-	c := newCluster(b, 1, three...)
-	var before, after runtime.MemStats
+// newFree returns three homeservers without budgets.
+func newFree(t testing.TB) *cluster {
+	c := newCluster(t, 1)
+	c.cfg.DeviceRate, c.cfg.HomeRate = free, free
+	for _, d := range three {
+		c.add(d)
+	}
+	return c
+}
+
+// many makes n rooms of all three homeservers.
+func (c *cluster) many(n int) {
 	for i := range n {
 		id := core.RoomID(fmt.Sprintf("mimi://a.example/r/%d", i))
 		c.create(id, three[0])
 		if err := c.propose(handshake(id, three[0], 0, change{Voters: three})); err != nil {
-			b.Fatal(err)
+			c.t.Fatal(err)
 		}
 	}
 	c.quiet()
-	m := c.nodes[three[0]].m
-	if len(m.rooms) != n {
-		b.Fatalf("%d rooms", len(m.rooms))
-	}
+}
+
+// held is what each of the node's rooms holds in memory, all of them with raft.
+func (n *node) held(rooms int) uint64 {
+	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
-	m.rooms, m.awake, m.used, m.dirty = nil, nil, nil, nil
+	with := len(n.m.rooms)
+	for _, r := range n.m.rooms {
+		if r.node == nil {
+			with--
+		}
+	}
+	if with != rooms {
+		n.c.t.Fatalf("%d rooms with raft in memory, not %d", with, rooms)
+	}
+	n.m = nil
 	runtime.GC()
 	runtime.ReadMemStats(&after)
-	m = c.nodes[three[1]].m
+	return (before.HeapAlloc - after.HeapAlloc) / uint64(rooms)
+}
+
+// BenchmarkIdle is what 1,000 rooms cost a homeserver while nothing happens: the
+// octets that each holds, and a tick.
+func BenchmarkIdle(b *testing.B) {
+	const n = 1000
+	c := newFree(b)
+	c.many(n)
+	held := c.nodes[three[0]].held(n)
+	m := c.nodes[three[1]].m
 	for b.Loop() {
 		m.tx = c.nodes[three[1]].store
 		if err := m.tick(); err != nil {
 			b.Fatal(err)
 		}
 	}
-	b.ReportMetric(float64(before.HeapAlloc-after.HeapAlloc)/n, "B/room")
+	b.ReportMetric(float64(held), "B/room")
 }
 
 // TestIdleCost holds the figures of BenchmarkIdle to their bounds: under 20 KiB of
 // memory for a room, and no work for a tick.
 func TestIdleCost(t *testing.T) {
-	c := newCluster(t, 1, three...)
+	c := newFree(t)
 	const n = 200
-	for i := range n {
-		id := core.RoomID(fmt.Sprintf("mimi://a.example/r/%d", i))
-		c.create(id, three[0])
-		if err := c.propose(handshake(id, three[0], 0, change{Voters: three})); err != nil {
-			t.Fatal(err)
-		}
-	}
-	c.quiet()
-	m := c.nodes[three[0]].m
+	c.many(n)
 	for _, n := range c.nodes {
 		writes := n.store.writes
 		allocs := testing.AllocsPerRun(10, func() {
@@ -263,13 +277,7 @@ func TestIdleCost(t *testing.T) {
 			t.Errorf("%s: an idle tick writes %d rows and allocates %.0f times", n.domain, n.store.writes-writes, allocs)
 		}
 	}
-	var before, after runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
-	m.rooms, m.awake, m.used, m.dirty = nil, nil, nil, nil
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	if each := (before.HeapAlloc - after.HeapAlloc) / n; each > 20<<10 {
+	if each := c.nodes[three[0]].held(n); each < 1<<10 || each > 20<<10 {
 		t.Errorf("an idle room holds %d octets", each)
 	}
 }

@@ -164,6 +164,7 @@ var errFault = errors.New("epoch: raft fault")
 // wake makes r take part in ticks.
 func (m *Machine) wake(r *room) {
 	r.napUntil = 0
+	delete(m.naps, r.id)
 	m.awake[r.id] = r
 }
 
@@ -207,6 +208,7 @@ func (m *Machine) wakeAll() error {
 
 // tickRoom gives one room its turn: raft's clock, what is asked again, and rest.
 func (m *Machine) tickRoom(r *room) error {
+	delete(m.naps, r.id)
 	m.giveUp(r)
 	r.redirects = 0
 	if m.working(r) {
@@ -253,6 +255,7 @@ func (m *Machine) rest(r *room) {
 		return
 	}
 	r.stuck = napAfter - electionTicks*2 - 1 // it tries that long between two naps
+	m.naps[r.id] = r
 	r.napUntil = m.ticks + uint64(min(napFirst<<min(r.naps, 8), napMost))
 	if r.naps++; r.naps > maxNaps && !m.part(r) { // nobody there knows this homeserver any more
 		r.row.Open = nil
@@ -263,6 +266,7 @@ func (m *Machine) rest(r *room) {
 
 func (m *Machine) sleep(r *room) {
 	delete(m.awake, r.id)
+	delete(m.naps, r.id)
 	r.naps, r.stuck, r.early = 0, 0, nil
 	m.forgetLeader(r)
 }
