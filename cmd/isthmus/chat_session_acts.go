@@ -19,7 +19,7 @@ func (s *chatSession) Create(ctx context.Context, q chatCreate) (chatRoom, error
 	if q.Channel && len(q.Users) > 0 {
 		return chatRoom{}, core.Errorf(core.Invalid, "nobody is invited to a channel: people join it by its name")
 	}
-	n := client.NewRoom{Name: q.Name, Channel: q.Channel, Options: []policy.Option{policy.JoinCodes()}}
+	n := client.NewRoom{Room: q.Room, Name: q.Name, Channel: q.Channel, Options: []policy.Option{policy.JoinCodes()}}
 	room, err := s.device.Create(ctx, n)
 	if err != nil {
 		return chatRoom{}, err
@@ -110,7 +110,7 @@ func (s *chatSession) Leave(ctx context.Context, room core.RoomID) error {
 	if encrypted {
 		return s.device.Leave(ctx, room)
 	}
-	return s.home.call(ctx, post(roomPath(room, "/leave"), struct{}{}), nil)
+	return s.home.call(ctx, post(roomPath(room, "/leave"), nil), nil)
 }
 
 // Remove implements chatter.

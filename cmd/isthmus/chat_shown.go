@@ -115,10 +115,11 @@ type chatNews struct {
 	Warnings []string
 }
 
+// chatCreate is a room to make.
 type chatCreate struct {
+	Room    core.RoomID // "": one that says nothing about it
 	Name    string
 	Channel bool // unencrypted
-	Direct  bool
 	Users   []core.UserURI
 }
 

@@ -163,7 +163,7 @@ func (u *chatUI) roomHeader(w int) []string {
 	}
 	return []string{
 		u.style.strong.Render(name) + "  " + u.style.good.Render("[#] END-TO-END ENCRYPTED") + u.unverifiedText(r),
-		u.style.faint.Render(fit(fmt.Sprintf("domain %s, epoch %d by %s", domainText(r), r.Epoch, homesText(r)), w)),
+		u.style.faint.Render(fit(domainText(r, w), w)),
 	}
 }
 
@@ -178,8 +178,15 @@ func (u *chatUI) unverifiedText(r *chatRoom) string {
 	return "  " + u.style.bad.Render(fmt.Sprintf("%d devices unverified", r.Unverified))
 }
 
-// domainText is the room's security domain: what shares its keys (PROTOCOL §13).
-func domainText(r *chatRoom) string { return strings.TrimPrefix(screenLine(r.Domain), "mimi://") }
+// domainText is the room's security domain, what shares its keys (PROTOCOL §13),
+// its epoch, and if there is place for it who agreed on that.
+func domainText(r *chatRoom, w int) string {
+	text := fmt.Sprintf("domain %s, epoch %d", strings.TrimPrefix(screenLine(r.Domain), "mimi://"), r.Epoch)
+	if by := text + " by " + homesText(r); lipgloss.Width(by) <= w {
+		return by
+	}
+	return text
+}
 
 // homesText names the homeservers that agree on the room's epochs.
 func homesText(r *chatRoom) string {

@@ -47,12 +47,18 @@ func userArgs(chat chatter, args []string) ([]core.UserURI, error) {
 
 func (a *chatApp) createCommand() *cobra.Command {
 	var q chatCreate
+	var id string
 	cmd := &cobra.Command{
 		Use: "create NAME [USER…]", Short: "Make an encrypted room, and invite to it", Args: cobra.MinimumNArgs(1),
 		RunE: a.online(func(ctx context.Context, chat chatter, args []string) (err error) {
 			q.Name = args[0]
 			if q.Users, err = userArgs(chat, args[1:]); err != nil {
 				return err
+			}
+			if id != "" {
+				if q.Room, err = core.ParseRoomID(string(core.NewRoomID(chat.Self().User.Domain(), id))); err != nil {
+					return err
+				}
 			}
 			r, err := chat.Create(ctx, q)
 			if err != nil {
@@ -63,6 +69,7 @@ func (a *chatApp) createCommand() *cobra.Command {
 			})
 		}),
 	}
+	cmd.Flags().StringVar(&id, "id", "", "the last part of the room's address, which servers see (default a random one)")
 	cmd.Flags().BoolVar(&q.Channel, "channel", false, "make a channel: NOT encrypted, for IRC clients and links too")
 	return cmd
 }
