@@ -85,6 +85,7 @@ type api struct {
 	hub    *hub
 	offers offers
 	limits limits
+	counts *apiMetrics
 	bodies atomic.Int64 // octets
 	naming sync.Mutex   // while a name is looked up and taken
 
@@ -103,6 +104,7 @@ func newAPI(cfg *Config, p peers) *api {
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
+	a.counts = newAPIMetrics(cfg.Registerer, a.hub.open)
 	rand.Read(a.secret[:]) // never fails: it ends the program if the system has no randomness
 	a.register()
 	return a
@@ -174,7 +176,15 @@ func (a *api) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 	}()
 	w.Header().Set("Cache-Control", "no-store")
 	c := &call{w: w, r: r, from: a.limits.address(r)}
+	began, code := a.cfg.Now(), "ok"
 	out, err := a.answer(rt, c)
+	if err != nil {
+		code = core.CodeOf(err).String()
+	}
+	a.counts.requests.WithLabelValues(rt.method+" "+rt.path, code).Inc()
+	if !rt.waits {
+		a.counts.seconds.Observe(a.cfg.Now().Sub(began).Seconds())
+	}
 	switch {
 	case err != nil:
 		if core.CodeOf(err) == core.Internal && r.Context().Err() == nil {

@@ -30,6 +30,7 @@ type route struct {
 type endpoint struct {
 	in, out reflect.Type
 	serve   func(*api, *call) (any, error)
+	waits   bool // for news, on purpose
 }
 
 // nothing is the body of requests and answers that have none.
@@ -66,7 +67,14 @@ func give[Out any](f func(*api, *call) (*Out, error)) endpoint {
 // stream makes an endpoint of a handler that writes its answer, of type Out,
 // itself and many times.
 func stream[In, Out any](f func(*api, *call) error) endpoint {
-	return endpoint{in: reflect.TypeFor[In](), out: reflect.TypeFor[Out](), serve: func(a *api, c *call) (any, error) { return answered, f(a, c) }}
+	return endpoint{in: reflect.TypeFor[In](), out: reflect.TypeFor[Out](), waits: true,
+		serve: func(a *api, c *call) (any, error) { return answered, f(a, c) }}
+}
+
+// waiting marks an endpoint that may wait for news.
+func waiting(e endpoint) endpoint {
+	e.waits = true
+	return e
 }
 
 // Bodies with octets in them: base64 makes four of three.
@@ -114,8 +122,8 @@ func init() { // handlers refer to routes
 		{"POST", "/v1/rooms/{room}/join-codes", device, smallBody, nil, take((*api).makeJoinCode)},
 		{"DELETE", "/v1/rooms/{room}/join-codes", device, smallBody, nil, take((*api).dropJoinCode)},
 
-		{"GET", "/v1/sync", user, 0, []string{"since", "wait", "limit"}, give((*api).getSync)},
-		{"POST", "/v1/sync", user, 1 << 20, nil, take((*api).postSync)},
+		{"GET", "/v1/sync", user, 0, []string{"since", "wait", "limit"}, waiting(give((*api).getSync))},
+		{"POST", "/v1/sync", user, 1 << 20, nil, waiting(take((*api).postSync))},
 		{"GET", "/v1/stream", user, 0, []string{"since", "limit"}, stream[wire.GetSync, wire.Sync]((*api).stream)},
 	}
 }

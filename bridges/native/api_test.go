@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/isthmus-chat/isthmus/core"
 	"github.com/isthmus-chat/isthmus/core/identity"
@@ -422,6 +424,26 @@ func TestAPIRateLimits(t *testing.T) {
 	}
 	if codes[429] < 2 {
 		t.Errorf("strangers were answered %v", codes)
+	}
+}
+
+func TestAPIMetrics(t *testing.T) {
+	h := openAPI(t, nil)
+	reg := prometheus.NewRegistry()
+	h.bridge.api.counts = newAPIMetrics(reg, h.bridge.api.hub.open)
+	h.member("alice").refused(core.NotFound, "GET", "/v1/rooms/x", nil)
+	got, err := reg.Gather()
+	if err != nil || len(got) != 3 {
+		t.Fatalf("%d metrics (%v)", len(got), err)
+	}
+	text := fmt.Sprint(got)
+	for _, want := range []string{"isthmus_api_streams", "POST /v1/sessions", "GET /v1/rooms/{room}", "not found"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the metrics do not have %q", want)
+		}
+	}
+	if strings.Contains(text, "alice") {
+		t.Error("a metric names a user")
 	}
 }
 

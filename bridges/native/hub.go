@@ -83,6 +83,13 @@ func (h *hub) leave(w *waiter) {
 	}
 }
 
+// open returns how many wait.
+func (h *hub) open() float64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return float64(h.waiting)
+}
+
 // watch wakes w for these rooms from now on, and marks those that it did not
 // watch before: something may have been said while they were being looked up.
 func (h *hub) watch(w *waiter, rooms map[core.RoomID]bool) {
