@@ -19,6 +19,8 @@ type change struct {
 	proposals []*mls.Proposal
 	records   []core.Identity // of devices that come in
 	path      bool            // renew the own keys
+	going     []string        // users whom it removes or bans
+	coming    []string        // homeservers whose first users it brings in
 	alone     []*mls.Proposal // to be proposed, for others to commit
 }
 
@@ -116,7 +118,7 @@ func (c *Client) prepare(r *room, ch change) (made []byte, err error) {
 		c.keepOffer(r, h)
 		return h.Message, nil
 	}
-	t, err := r.g.Commit(group.CommitOptions{Proposals: ch.proposals, Path: ch.path, SeparateTree: true, Public: true})
+	t, err := r.g.Commit(group.CommitOptions{Proposals: append(ch.proposals, r.authority(ch)...), Path: ch.path, SeparateTree: true, Public: true})
 	if err != nil {
 		return nil, core.Errorf(core.Invalid, "commit: %w", err)
 	}

@@ -204,8 +204,6 @@ func (c *Client) inviting(r *room, users []core.UserURI, claims map[core.UserURI
 		_, u := leafOwner(l)
 		present[u] = true
 	}
-	authority := r.p.Authority()
-	domains := slices.Clone(authority.Domains)
 	for _, u := range users {
 		one := claims[u]
 		if len(one.packages) == 0 || present[u] {
@@ -213,8 +211,8 @@ func (c *Client) inviting(r *room, users []core.UserURI, claims map[core.UserURI
 		}
 		if _, in := r.p.Role(string(u)); !in {
 			names = append(names, string(u))
-			if d := u.Domain(); !slices.Contains(domains, d) && !slices.Contains(r.p.Domains(), d) && len(domains) < policy.MaxAuthority {
-				domains = append(domains, d)
+			if d := u.Domain(); !slices.Contains(r.p.Domains(), d) {
+				ch.coming = append(ch.coming, d)
 			}
 		}
 		for _, k := range one.packages {
@@ -227,10 +225,6 @@ func (c *Client) inviting(r *room, users []core.UserURI, claims map[core.UserURI
 	}
 	if len(names) > 0 {
 		ch.proposals = append(ch.proposals, update(policy.ComponentParticipants, policy.Invite(r.p, names, policy.RoleMember)))
-	}
-	if len(domains) > len(authority.Domains) {
-		slices.Sort(domains)
-		ch.proposals = append(ch.proposals, update(policy.ComponentAuthority, policy.SetAuthority(policy.Authority{Domains: domains, Rule: authority.Rule})))
 	}
 	return ch, nil
 }
@@ -249,12 +243,45 @@ func removeLeaves(r *room, users []core.UserURI) (out []*mls.Proposal) {
 	return out
 }
 
-// without is the change of authority that the users' going demands, if any.
-func without(r *room, users []string) []*mls.Proposal {
-	if a, changed := policy.AuthorityAfter(r.p, users...); changed {
-		return []*mls.Proposal{update(policy.ComponentAuthority, policy.SetAuthority(a))}
+// going lists the participants whose removal waits for a commit: the next one takes
+// it up, whatever else it does.
+func (r *room) going() (users []string) {
+	list := r.p.Participants()
+	for _, p := range r.g.Public().Pending() {
+		if p.Proposal.Type != mls.ProposalAppDataUpdate || p.Proposal.Component != policy.ComponentParticipants {
+			continue
+		}
+		u, err := policy.ParseParticipantUpdate(p.Proposal.Data)
+		if err != nil {
+			continue
+		}
+		for _, i := range u.Removed {
+			if int64(i) < int64(len(list)) {
+				users = append(users, list[i].User)
+			}
+		}
 	}
-	return nil
+	return users
+}
+
+// authority is the change of authority that a commit has to make: homeservers leave
+// with their last participant, whoever proposed that, and come with their first.
+func (r *room) authority(ch change) []*mls.Proposal {
+	if slices.ContainsFunc(ch.proposals, func(p *mls.Proposal) bool { return p.Component == policy.ComponentAuthority }) {
+		return nil
+	}
+	a, changed := policy.AuthorityAfter(r.p, append(r.going(), ch.going...)...)
+	a.Domains = slices.Clone(a.Domains)
+	for _, d := range ch.coming {
+		if !slices.Contains(a.Domains, d) && len(a.Domains) < policy.MaxAuthority {
+			a.Domains, changed = append(a.Domains, d), true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	slices.Sort(a.Domains)
+	return []*mls.Proposal{update(policy.ComponentAuthority, policy.SetAuthority(a))}
 }
 
 func texts(users []core.UserURI) []string {
@@ -278,13 +305,16 @@ func (c *Client) do(ctx context.Context, id core.RoomID, p plan) error {
 // after.
 func (c *Client) Remove(ctx context.Context, id core.RoomID, users ...core.UserURI) error {
 	return c.do(ctx, id, func(r *room) (change, error) {
-		users := slices.DeleteFunc(slices.Clone(users), func(u core.UserURI) bool { _, in := r.p.Role(string(u)); return !in })
+		going := r.going()
+		users := slices.DeleteFunc(slices.Clone(users), func(u core.UserURI) bool {
+			_, in := r.p.Role(string(u))
+			return !in || slices.Contains(going, string(u))
+		})
 		if len(users) == 0 {
-			return change{}, errDone
+			return c.sweep(r) // they leave by themselves
 		}
-		ch := change{proposals: removeLeaves(r, users)}
-		ch.proposals = append(ch.proposals, update(policy.ComponentParticipants, policy.RemoveUsers(r.p, texts(users)...)))
-		ch.proposals = append(ch.proposals, without(r, texts(users))...)
+		ch := change{proposals: removeLeaves(r, users), going: texts(users)}
+		ch.proposals = append(ch.proposals, update(policy.ComponentParticipants, policy.RemoveUsers(r.p, ch.going...)))
 		return ch, nil
 	})
 }
@@ -296,9 +326,8 @@ func (c *Client) Ban(ctx context.Context, id core.RoomID, users ...core.UserURI)
 		if len(users) == 0 {
 			return change{}, errDone
 		}
-		ch := change{proposals: removeLeaves(r, users)}
-		ch.proposals = append(ch.proposals, update(policy.ComponentParticipants, policy.SetRole(r.p, policy.RoleBanned, texts(users)...)))
-		ch.proposals = append(ch.proposals, without(r, texts(users))...)
+		ch := change{proposals: removeLeaves(r, users), going: texts(users)}
+		ch.proposals = append(ch.proposals, update(policy.ComponentParticipants, policy.SetRole(r.p, policy.RoleBanned, ch.going...)))
 		return ch, nil
 	})
 }

@@ -308,29 +308,12 @@ func (c *Client) proposalsDue(r *room, now int64) bool {
 	return now >= r.tendAt
 }
 
-// sweep commits what is pending, and takes homeservers out of the authority whose
-// last participant goes by it.
+// sweep commits what is pending.
 func (c *Client) sweep(r *room) (change, error) {
-	var going []string
-	for _, p := range r.g.Public().Pending() {
-		if p.Proposal.Type != mls.ProposalAppDataUpdate || p.Proposal.Component != policy.ComponentParticipants {
-			continue
-		}
-		u, err := policy.ParseParticipantUpdate(p.Proposal.Data)
-		if err != nil {
-			continue
-		}
-		list := r.p.Participants()
-		for _, i := range u.Removed {
-			if int64(i) < int64(len(list)) {
-				going = append(going, list[i].User)
-			}
-		}
-	}
 	if r.g.Public().PendingCount() == 0 {
 		return change{}, errDone
 	}
-	return change{proposals: without(r, going), path: true}, nil
+	return change{path: true}, nil
 }
 
 // Typing says that the user is typing in a room, or has stopped.
