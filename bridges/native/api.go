@@ -178,7 +178,10 @@ func (a *api) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 	c := &call{w: w, r: r, from: a.limits.address(r)}
 	began, code := a.cfg.Now(), "ok"
 	out, err := a.answer(rt, c)
-	if err != nil {
+	switch {
+	case r.Context().Err() != nil:
+		code = "gone"
+	case err != nil:
 		code = core.CodeOf(err).String()
 	}
 	a.counts.requests.WithLabelValues(rt.method+" "+rt.path, code).Inc()

@@ -11,7 +11,7 @@ type apiMetrics struct {
 func newAPIMetrics(reg prometheus.Registerer, waiting func() float64) *apiMetrics {
 	m := &apiMetrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "isthmus", Subsystem: "api", Name: "requests_total",
-			Help: "Requests of devices, by route and error code; ok if there was none."}, []string{"route", "code"}),
+			Help: "Requests of devices, by route and error code; ok if there was none, gone if nobody waited for the answer."}, []string{"route", "code"}),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "isthmus", Subsystem: "api", Name: "request_seconds",
 			Help: "Duration of requests that do not wait for news.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)}),
 	}
