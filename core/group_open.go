@@ -35,6 +35,7 @@ func (e *Engine) propose(tx Tx, now time.Time, r *roomState, h *Handshake, x *ex
 		out.Events = append(out.Events, e.logHandshake(r, now, h, x, m.Raw()))
 	}
 	g.markGone()
+	g.result = nil // what was examined before must be seen with what waits now, as others see it
 	return out, e.keepGroup(tx, r, out.Events)
 }
 
