@@ -134,6 +134,7 @@ func (w *world) began(h *home, room core.RoomID, e uint64, commit core.Handshake
 		return
 	}
 	if known.partial {
+		w.note(h.domain, "epoch %d is agreed on by %v, followed by %v, rule %d", e, head.Authority.Voters, head.Authority.Followers, head.Authority.Rule)
 		known.head, known.partial = *head, false
 	}
 	a, b := &known.head, head
@@ -449,6 +450,9 @@ func (w *world) checkCertificate(r core.Reader, h *home, room core.RoomID, e uin
 
 // since reports whether a homeserver was in the room in every epoch from e on.
 func (w *world) since(f *final, domain string, e uint64) bool {
+	if e == 0 && domain != f.room.Domain() {
+		return false
+	}
 	for ; e <= f.head.Authority.Epoch; e++ {
 		if known := w.facts.register[epochName{f.room, e}]; e > 0 && (known == nil || known.partial || !slices.Contains(known.head.Domains, domain)) {
 			return false

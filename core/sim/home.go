@@ -88,7 +88,21 @@ func (h *home) boot() {
 
 func (h *home) newMachine() *epoch.Machine {
 	return epoch.New(epoch.Config{Homeserver: h.domain, Key: h.key, MaxEntries: h.w.plan.MaxEntries,
-		Rooms: core.NewEngine(core.Config{Homeserver: h.domain, Key: h.key})})
+		Rooms: &rooms{core.NewEngine(core.Config{Homeserver: h.domain, Key: h.key}), h}})
+}
+
+// rooms is the engine, with what it decides in the trace.
+type rooms struct {
+	*core.Engine
+	h *home
+}
+
+// Decide is that of core.Engine.
+func (r *rooms) Decide(tx core.Tx, now time.Time, hs *core.Handshake) (core.Output, *core.Opened, error) {
+	out, opened, err := r.Engine.Decide(tx, now, hs)
+	id := hs.ID()
+	r.h.w.note(r.h.domain, "agreed: %x for epoch %d: opens %v, %v", id[:4], epochOf(hs.Message), opened != nil, err)
+	return out, opened, err
 }
 
 // crash ends the process, and begins it again after a while.

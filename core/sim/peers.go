@@ -2,10 +2,14 @@ package sim
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/isthmus-chat/isthmus/core"
 	"github.com/isthmus-chat/isthmus/core/wire"
@@ -121,10 +125,25 @@ type nothing struct{}
 // agree sends messages of the agreement, once.
 func (h *home) agree(domain string, ms []core.PeerMessage) {
 	h.w.facts.messages += len(ms)
+	h.w.note(h.domain, "tells %s: %s", domain, saying(ms))
 	ask(h, domain, "raft", wire.Raft{Messages: ms}, func(to *home, from string, in wire.Raft, reply func(nothing, error)) {
 		_, err := to.do(core.PeerMessages{From: from, Messages: in.Messages})
 		reply(nothing{}, err)
 	}, func(nothing, error) {})
+}
+
+// saying is the agreement's messages in words.
+func saying(ms []core.PeerMessage) string {
+	var out []string
+	for _, m := range ms {
+		text := fmt.Sprintf("kind %d (%d)", m.Kind, len(m.Body))
+		r := new(raftpb.Message)
+		if m.Kind == core.PeerRaft && proto.Unmarshal(m.Body, r) == nil {
+			text = fmt.Sprintf("%v term %d index %d/%d +%d commit %d %v", r.GetType(), r.GetTerm(), r.GetIndex(), r.GetLogTerm(), len(r.GetEntries()), r.GetCommit(), r.GetReject())
+		}
+		out = append(out, m.Room.Local()+" "+text)
+	}
+	return strings.Join(out, "; ")
 }
 
 // A lane is the way of one room's messages to another homeserver: those of our own

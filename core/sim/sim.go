@@ -65,8 +65,8 @@ type Result struct {
 
 // Times of the end of a run.
 const (
-	settleTime = time.Hour       // at most, until everything has come to rest
-	restTime   = 5 * time.Second // after that
+	settleTime = 15 * time.Minute // at most, until everything has come to rest
+	restTime   = 5 * time.Second  // after that
 )
 
 // Run runs a plan. What the product draws from crypto/rand decides the run too: the

@@ -16,7 +16,7 @@ var began = time.UnixMilli(1_800_000_000_000).UTC()
 // Bounds of a run.
 const (
 	maxSteps = 3_000_000 // steps: more is a run that does not come to rest
-	keptLog  = 4000      // lines of the trace that are kept to be shown
+	keptLog  = 60_000    // lines of the trace that are kept to be shown
 )
 
 // A world is one run: its clock, its network, and who is in it.
