@@ -111,6 +111,13 @@ func newFederation(cfg *Config) (*federation, error) {
 
 func (f *federation) off() bool { return f.listener == nil }
 
+// close gives up a listener that was never served.
+func (f *federation) close() {
+	if !f.off() {
+		f.listener.Close()
+	}
+}
+
 // run serves until ctx ends.
 func (f *federation) run(ctx context.Context, gw bridges.Gateway) error {
 	f.mu.Lock()

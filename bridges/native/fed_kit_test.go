@@ -22,7 +22,6 @@ import (
 
 	"github.com/isthmus-chat/isthmus/bridges"
 	"github.com/isthmus-chat/isthmus/core"
-	"github.com/isthmus-chat/isthmus/core/identity"
 	"github.com/isthmus-chat/isthmus/store"
 )
 
@@ -267,16 +266,7 @@ func (h *fedHome) start() {
 		}
 	})
 	h.Cleanup(func() { h.stop() })
-	h.do(core.PutHomeserver{Record: ownRecord(h.Fatal, h.domain, key)})
-}
-
-func ownRecord(fatal func(...any), domain string, key ed25519.PrivateKey) []byte {
-	rec, err := identity.SignHomeserver(key, identity.HomeserverRecord{Version: 1, Domain: domain,
-		Keys: []identity.HomeserverKey{{Key: key.Public().(ed25519.PublicKey), NotBefore: 0, NotAfter: 1 << 40}}})
-	if err != nil {
-		fatal(err)
-	}
-	return rec.Encode()
+	until(h, "the bridge to run", func() bool { _, err := h.bridge.fed.gateway(); return err == nil })
 }
 
 func (a *addresses) fix(domain, host string) {

@@ -75,6 +75,10 @@ func (b *Bridge) Caps() core.Caps {
 // Run implements bridges.Bridge.
 func (b *Bridge) Run(ctx context.Context, gw bridges.Gateway) error {
 	if err := b.introduce(ctx, gw); err != nil {
+		b.fed.close()
+		if ctx.Err() != nil { // stopped while it started
+			return nil
+		}
 		return err
 	}
 	b.api.start(ctx, gw)
