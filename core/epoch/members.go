@@ -66,6 +66,7 @@ func (m *Machine) reconcile(r *room) bool {
 		return false
 	}
 	cc.Context, _ = cbor.Marshal(names) // strings
+	r.confIndex = w.Last + 1
 	return m.guard(r, func() error { return r.node.ProposeConfChange(cc) }) == nil
 }
 

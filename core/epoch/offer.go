@@ -230,7 +230,7 @@ func (m *Machine) giveUp(r *room) {
 // release starts over after a change of leader: what was sent or appended may be
 // lost. Offers of others are theirs to send again; they are told where.
 func (m *Machine) release(r *room, lead uint64) {
-	r.inLog, r.commit = nil, nil
+	r.inLog, r.commit, r.confIndex = nil, nil, 0
 	for _, o := range r.queue {
 		o.sent, o.passed = 0, false
 		if o.home != m.cfg.Homeserver && lead != 0 && lead != m.self {
@@ -286,8 +286,11 @@ func (m *Machine) campaign(r *room) bool {
 // appendOffer lets the leader append an offer. While a commit is on its way all
 // others wait: most of them it will make stale.
 func (m *Machine) appendOffer(r *room, o *offer) (bool, error) {
-	if r.commit != nil || r.inLog[o.id] || r.node == nil || o.commit && !m.enough(r) || o.epoch > r.auth.Epoch {
-		return false, nil // a new leader may be behind the offer's epoch for a moment
+	if r.node == nil || r.inLog[o.id] || r.commit != nil || r.confIndex > r.row.Applied { // a leader may be removing itself: nobody could follow with a log behind its own
+		return false, nil
+	}
+	if o.epoch > r.auth.Epoch || o.commit && !m.enough(r) { // a new leader may be behind the offer's epoch for a moment
+		return false, nil
 	}
 	if !o.paid && m.homes.take(m.now, r.key+"/"+o.home) > 0 {
 		return false, nil

@@ -21,7 +21,8 @@ type realNode struct {
 	path   string
 	db     *store.DB
 	m      *Machine
-	rooms  *fakeRooms
+	rooms  func() Rooms
+	check  func(core.Reader, time.Time, string, []byte, []byte) error
 }
 
 // free is no budget at all.
@@ -32,7 +33,7 @@ func (n *realNode) open() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	n.db, n.m = db, New(Config{Homeserver: n.domain, Key: homeKey(n.domain), Rooms: n.rooms, Check: checkKey, DeviceRate: free, HomeRate: free})
+	n.db, n.m = db, New(Config{Homeserver: n.domain, Key: homeKey(n.domain), Rooms: n.rooms(), Check: n.check, DeviceRate: free, HomeRate: free})
 }
 
 func (n *realNode) do(ins ...core.Input) (out core.Output) {
@@ -46,6 +47,10 @@ func (n *realNode) do(ins ...core.Input) (out core.Output) {
 			out.Sends = append(out.Sends, o.Sends...)
 			out.Decisions = append(out.Decisions, o.Decisions...)
 			out.Certified = append(out.Certified, o.Certified...)
+			out.Welcomes = append(out.Welcomes, o.Welcomes...)
+			if err != nil {
+				n.t.Errorf("%s: %T: %v", n.domain, in, err)
+			}
 		}
 		return n.m.Seal(tx)
 	})
@@ -59,19 +64,26 @@ func (n *realNode) do(ins ...core.Input) (out core.Output) {
 func realCluster(t testing.TB) (map[string]*realNode, func(string, ...core.Input) core.Output) {
 	nodes := map[string]*realNode{}
 	for _, d := range three {
-		n := &realNode{t: t, domain: d, path: filepath.Join(t.TempDir(), d), rooms: &fakeRooms{}}
+		n := &realNode{t: t, domain: d, path: filepath.Join(t.TempDir(), d), check: checkKey, rooms: func() Rooms { return &fakeRooms{} }}
 		n.open()
 		t.Cleanup(func() { n.db.Close() })
 		nodes[d] = n
 	}
 	if err := nodes[three[0]].db.Update(context.Background(), func(tx core.Tx) error {
-		return nodes[three[0]].rooms.put(tx, testRoom, &fakeGroup{Auth: core.Authority{Voters: three[:1]}, History: map[uint64]core.HandshakeID{}, Hash: []byte{1}})
+		return (&fakeRooms{}).put(tx, testRoom, &fakeGroup{Auth: core.Authority{Voters: three[:1]}, History: map[uint64]core.HandshakeID{}, Hash: []byte{1}})
 	}); err != nil {
 		t.Fatal(err)
 	}
-	// run applies inputs at a homeserver and hands on what comes of them, what goes to
-	// one homeserver in one input, until there is no more.
-	run := func(at string, ins ...core.Input) core.Output {
+	run := network(nodes)
+	run(three[0], core.Propose{Handshake: handshake(testRoom, three[0], 0, change{Voters: three})})
+	rest(t, nodes, run)
+	return nodes, run
+}
+
+// network returns what applies inputs at a homeserver and hands on what comes of
+// them, what goes to one homeserver in one input, until there is no more.
+func network(nodes map[string]*realNode) func(string, ...core.Input) core.Output {
+	return func(at string, ins ...core.Input) core.Output {
 		first := nodes[at].do(ins...)
 		waves := map[string][]core.Send{at: first.Sends}
 		for len(waves) > 0 {
@@ -84,32 +96,38 @@ func realCluster(t testing.TB) (map[string]*realNode, func(string, ...core.Input
 							msgs = append(msgs, s.Message)
 						}
 					}
-					if len(msgs) > 0 {
-						o := nodes[to].do(core.PeerMessages{From: from, Messages: msgs})
-						first.Decisions = append(first.Decisions, o.Decisions...)
+					if len(msgs) == 0 {
+						continue
+					}
+					o := nodes[to].do(core.PeerMessages{From: from, Messages: msgs})
+					first.Decisions = append(first.Decisions, o.Decisions...)
+					if len(o.Sends) > 0 {
 						next[to] = append(next[to], o.Sends...)
 					}
-				}
-			}
-			for d, s := range next {
-				if len(s) == 0 {
-					delete(next, d)
 				}
 			}
 			waves = next
 		}
 		return first
 	}
-	run(three[0], core.Propose{Handshake: handshake(testRoom, three[0], 0, change{Voters: three})})
-	for i := 0; nodes[three[0]].m.Awake() || nodes[three[1]].m.Awake() || nodes[three[2]].m.Awake(); i++ {
-		if i > 200 {
-			t.Fatal("it does not come to rest")
-		}
+}
+
+// rest lets time pass until nobody is awake.
+func rest(t testing.TB, nodes map[string]*realNode, run func(string, ...core.Input) core.Output) {
+	t.Helper()
+	for range 200 {
+		quiet := true
 		for _, d := range three {
-			run(d, core.Tick{})
+			if n := nodes[d]; n != nil && n.m.Awake() {
+				run(d, core.Tick{})
+				quiet = false
+			}
+		}
+		if quiet {
+			return
 		}
 	}
-	return nodes, run
+	t.Fatal("it does not come to rest")
 }
 
 // On a real store, with every homeserver closed and opened between commits.

@@ -54,6 +54,7 @@ type room struct {
 	asked      uint64                    // tick of the last question who the members are
 	snapshots  map[uint64]uint64         // leader: when a peer was sent a snapshot
 	leaving    map[uint64]uint64         // leader: since when a peer waits for its removal
+	confIndex  uint64                    // leader: of the configuration on its way
 	redirects  int                       // since the last tick
 	campaigned uint64                    // 1 + tick
 	names      map[uint64]string         // of row.Names
