@@ -46,7 +46,7 @@ func (a *api) handshake(c *call, in *wire.Handshake) (*wire.Decided, error) {
 		if err != nil {
 			return nil, err
 		}
-		a.hub.joined(c.session.User)
+		a.hub.await(room, c.session.User, a.cfg.Now())
 		return &d, nil
 	}
 	d, err := a.offers.offer(c.ctx(), a.gw(), h)

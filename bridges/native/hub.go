@@ -1,8 +1,10 @@
 package native
 
 import (
+	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/isthmus-chat/isthmus/bridges"
 	"github.com/isthmus-chat/isthmus/core"
@@ -11,8 +13,10 @@ import (
 
 // Bounds of those who wait, and of what is remembered for them.
 const (
-	maxPerUser = 64 // streams and polls of one user at a time
-	maxTyping  = 64 // signals that wait for one stream; more of them say nothing new
+	maxPerUser = 64   // streams and polls of one user at a time
+	maxTyping  = 64   // signals that wait for one stream; more of them say nothing new
+	maxAwaited = 4096 // rooms that are on their way here; more are found when somebody asks again
+	awaitTime  = 10 * time.Minute
 )
 
 // A hub wakes those who wait for news. It is told of every committed batch and
@@ -28,6 +32,13 @@ type hub struct {
 	users   map[core.UserURI]map[*waiter]bool
 	devices map[core.DeviceURI]map[*waiter]bool
 	rooms   map[core.RoomID]map[*waiter]bool
+	awaited map[core.RoomID]*awaited // rooms that users of ours have joined elsewhere
+}
+
+// awaited is a room on its way here, and who waits for it.
+type awaited struct {
+	users []core.UserURI
+	until time.Time
 }
 
 // A waiter is one stream, or one poll that waits. All but its channels is under
@@ -52,7 +63,7 @@ type news struct {
 
 func newHub(max int) *hub {
 	return &hub{max: max, users: map[core.UserURI]map[*waiter]bool{}, devices: map[core.DeviceURI]map[*waiter]bool{},
-		rooms: map[core.RoomID]map[*waiter]bool{}, recent: newRecent()}
+		rooms: map[core.RoomID]map[*waiter]bool{}, awaited: map[core.RoomID]*awaited{}, recent: newRecent()}
 }
 
 // enter takes up a waiter, with everything marked as new.
@@ -145,12 +156,15 @@ func (h *hub) publish(b bridges.Batch) {
 			h.relist(e.Control.User)
 		}
 		h.mark(e.Room)
+		h.arrived(e.Room)
 	}
 	for _, c := range b.Certified {
 		h.mark(c.Room)
 	}
 	for i := range b.Rooms {
 		h.recent.changed(b.Rooms[i].ID, true)
+		h.mark(b.Rooms[i].ID)
+		h.arrived(b.Rooms[i].ID)
 	}
 	for i := range b.Letters {
 		for w := range h.devices[b.Letters[i].Device] {
@@ -164,6 +178,47 @@ func (h *hub) mark(room core.RoomID) {
 	for w := range h.rooms[room] {
 		w.rooms[room] = true
 		poke(w.poke)
+	}
+}
+
+// await says that a user has joined a room whose homeservers send it here by and
+// by: first its state, then the commit that let them in.
+func (h *hub) await(room core.RoomID, u core.UserURI, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.awaited) >= maxAwaited {
+		maps.DeleteFunc(h.awaited, func(_ core.RoomID, w *awaited) bool { return now.After(w.until) })
+	}
+	w := h.awaited[room]
+	if w == nil && len(h.awaited) < maxAwaited {
+		w = new(awaited)
+		h.awaited[room] = w
+	}
+	if w != nil && len(w.users) < maxPerUser && !slices.Contains(w.users, u) {
+		w.users, w.until = append(w.users, u), now.Add(awaitTime)
+	}
+	h.relist(u) // it may be here already
+}
+
+// arrived lets those who wait for a room look again.
+func (h *hub) arrived(room core.RoomID) {
+	if w := h.awaited[room]; w != nil {
+		for _, u := range w.users {
+			h.relist(u)
+		}
+	}
+}
+
+// found ends a user's waiting for a room.
+func (h *hub) found(room core.RoomID, u core.UserURI) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w := h.awaited[room]
+	if w == nil {
+		return
+	}
+	if w.users = slices.DeleteFunc(w.users, func(o core.UserURI) bool { return o == u }); len(w.users) == 0 {
+		delete(h.awaited, room)
 	}
 }
 

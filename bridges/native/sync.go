@@ -149,7 +149,7 @@ func (a *api) reader(ctx context.Context, s core.Session, in *wire.GetSync) (*re
 	if len(in.Rooms) > maxUserRooms {
 		return nil, core.Errorf(core.TooLarge, "positions in more than %d rooms", maxUserRooms)
 	}
-	maps.Copy(rd.pos.rooms, in.Rooms)
+	maps.Copy(rd.pos.rooms, in.Rooms) // those that they are not in are dropped before they are read
 	if err := rd.acknowledge(ctx, rd.pos.letters); err != nil {
 		return nil, err
 	}
@@ -248,11 +248,14 @@ func (rd *reader) listRooms(v *view, out *wire.Sync) error {
 		case known:
 			rd.pos.rooms[id] = min(at, w.Head) // a homeserver that lost its last minutes goes on from there
 			return nil
-		case rd.fresh || p.since == 0:
+		case rd.fresh:
 			at = w.Head
+		case p.since == 0:
+			at = 0 // in it since it was made
 		default:
 			at = min(p.since-1, w.Head) // with the event that brought them in
 		}
+		rd.a.hub.found(id, rd.s.User)
 		rd.pos.rooms[id], w.Head, w.Joined = at, at, true
 		out.Joined = append(out.Joined, w)
 		return nil
@@ -261,8 +264,18 @@ func (rd *reader) listRooms(v *view, out *wire.Sync) error {
 		return err
 	}
 	for _, id := range slices.Sorted(maps.Keys(rd.pos.rooms)) {
-		if !in[id] {
+		if in[id] {
+			continue
+		}
+		_, err := v.Room(id)
+		switch {
+		case err == nil:
 			rd.left(id, out)
+		case core.CodeOf(err) != core.NotFound:
+			return err
+		default: // on its way here from the homeserver where they joined
+			delete(rd.pos.rooms, id)
+			delete(rd.todo, id)
 		}
 	}
 	return nil

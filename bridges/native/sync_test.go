@@ -106,7 +106,21 @@ func TestSyncFromPosition(t *testing.T) {
 	if peek := bob.sync(wire.GetSync{Since: start.Next, Rooms: map[core.RoomID]uint64{room: 0}}); len(peek.Events) != 0 {
 		t.Errorf("bob reads %q in a room that he is not in", texts(peek.Events))
 	}
+	// One that is not here yet is not one that he has left.
+	elsewhere := core.NewRoomID("b.example", "far")
+	if far := bob.sync(wire.GetSync{Since: start.Next, Rooms: map[core.RoomID]uint64{elsewhere: 0}}); len(far.Left) != 1 || far.Left[0] == elsewhere {
+		t.Errorf("left: %v", far.Left)
+	}
 	alice.refused(core.Invalid, "GET", "/v1/sync?since=nonsense", nil)
+
+	// A conversation is given from its first word, whoever began it.
+	at := bob.sync(wire.GetSync{}).Next
+	var talk wire.Room
+	alice.must(200, "POST", "/v1/rooms", wire.CreateRoom{Direct: true, With: bob.user}, &talk)
+	alice.say(talk.Room, "psst")
+	if got := bob.sync(wire.GetSync{Since: at}); len(got.Joined) != 1 || texts(got.Events) != "psst" {
+		t.Errorf("a new conversation: %+v", got)
+	}
 }
 
 func TestSyncLongPoll(t *testing.T) {
@@ -440,6 +454,45 @@ func TestHubPublishNeverWaits(t *testing.T) {
 	}
 	if hub.waiting != 0 || len(hub.rooms) != 0 || len(hub.users) != 0 || len(hub.devices) != 0 {
 		t.Errorf("left behind: %d waiting, %d rooms, %d users", hub.waiting, len(hub.rooms), len(hub.users))
+	}
+}
+
+// Who joined a room elsewhere is woken by all that comes of it, until they are in.
+func TestHubAwaits(t *testing.T) {
+	hub := newHub(10)
+	u, room, now := core.UserURI("mimi://a.example/u/x"), core.RoomID("mimi://b.example/r/x"), time.Unix(1000, 0)
+	w, err := hub.enter(core.Session{User: u})
+	if err != nil {
+		t.Fatal(err)
+	}
+	woken := func() bool { return hub.take(w).list }
+	woken()
+	hub.await(room, u, now)
+	if !woken() {
+		t.Error("the room may be here already")
+	}
+	hub.publish(bridges.Batch{Rooms: []core.Room{{ID: room}}})
+	if !woken() {
+		t.Error("the room's state does not wake")
+	}
+	hub.publish(bridges.Batch{Events: []core.Event{{Envelope: core.Envelope{Room: room}}}})
+	if !woken() {
+		t.Error("the commit does not wake")
+	}
+	hub.found(room, u)
+	hub.publish(bridges.Batch{Events: []core.Event{{Envelope: core.Envelope{Room: room}}}})
+	if woken() || len(hub.awaited) != 0 {
+		t.Error("a room that was found is still awaited")
+	}
+	for i := range 2 * maxAwaited {
+		hub.await(core.RoomID(fmt.Sprint(i)), u, now)
+	}
+	if len(hub.awaited) != maxAwaited {
+		t.Errorf("%d rooms are awaited", len(hub.awaited))
+	}
+	hub.await(room, u, now.Add(time.Hour))
+	if len(hub.awaited) != 1 {
+		t.Errorf("after an hour %d rooms are awaited", len(hub.awaited))
 	}
 }
 
