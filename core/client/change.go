@@ -47,6 +47,9 @@ func (c *Client) commit(ctx context.Context, id core.RoomID, p plan) error {
 		if err != nil {
 			return err
 		}
+		if _, own := r.leaving(c.self.user); own && !r.Offer {
+			return core.Errorf(core.Denied, "you are leaving that room")
+		}
 		if !r.Offer { // else an earlier one comes to its end first
 			ch, err := p(r)
 			if err == errDone {

@@ -266,6 +266,52 @@ func TestGoing(t *testing.T) {
 	calm(alice, bob, carol, dave)
 }
 
+// Where several leave at once, those who stay commit it; where nobody stays, the room
+// is forgotten.
+func TestLeavingTogether(t *testing.T) {
+	w := newWorld(t, 9)
+	alice, bob, carol := w.phone(user("alice"), nil), w.phone(user("bob"), nil), w.phone(user("carol"), nil)
+	tablet := w.phone(user("bob"), bob)
+	room := alice.create("out")
+	alice.invite(room, user("bob"), user("carol"))
+	agree(room, alice, bob, carol, tablet)
+	bob.must(bob.Leave(ctx, room))
+	if err := tablet.Renew(ctx, room); err != nil {
+		tablet.sync() // then it knows that it is on its way out
+	}
+	tablet.sync()
+	if err := tablet.Renew(ctx, room); core.CodeOf(err) != core.Denied {
+		t.Errorf("who leaves commits: %v", err)
+	}
+	all := []*phone{alice, bob, carol, tablet}
+	rest := func() {
+		for range 12 {
+			for _, p := range all {
+				p.sync()
+				p.must(p.Tend(ctx))
+			}
+			w.sleep(ctx, time.Second)
+		}
+	}
+	rest()
+	agree(room, alice, carol)
+	carol.sync()
+	alice.must(alice.Leave(ctx, room))
+	carol.must(carol.Leave(ctx, room))
+	rest()
+	for _, p := range all {
+		if rooms, err := p.Rooms(ctx); err != nil || len(rooms) != 0 {
+			t.Errorf("%s is still in %+v (%v)", p.name, rooms, err)
+		}
+	}
+	alone := carol.create("alone")
+	carol.must(carol.Leave(ctx, alone))
+	rest()
+	if rooms, _ := carol.Rooms(ctx); len(rooms) != 0 {
+		t.Errorf("carol is still in %+v", rooms)
+	}
+}
+
 func TestJoining(t *testing.T) {
 	w := newWorld(t, 3)
 	alice, bob, carol := w.phone(user("alice"), nil), w.phone(user("bob"), nil), w.phone(user("carol"), nil)

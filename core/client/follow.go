@@ -38,6 +38,9 @@ func (c *Client) event(ctx context.Context, ev *wire.Event, asked map[core.RoomI
 	if hash := sha256.Sum256(ev.Sealed); r.Joining && bytes.Equal(hash[:], r.JoinID) {
 		return c.entered(ctx, r.ID, ev.Seq)
 	}
+	if r.Gone {
+		return nil
+	}
 	if r.Kind, r.Member = core.Group, true; !r.Joined {
 		c.touch(r)
 		return nil

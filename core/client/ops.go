@@ -413,20 +413,29 @@ func (c *Client) RemoveDevice(ctx context.Context, device core.DeviceURI) error 
 
 // Leave asks to be taken out with all devices: proposals that another member
 // commits (draft-ietf-mls-extensions-10 §6.2). From then on nothing is sent; the
-// room is left for this device when the commit arrives. Whoever is alone in a room
-// has nobody to do so, and only stops.
+// room is left for this device when the commit arrives. Where nobody else stays,
+// nobody could: the device only forgets the room.
 func (c *Client) Leave(ctx context.Context, id core.RoomID) error {
-	return c.do(ctx, id, func(r *room) (change, error) {
+	if err := c.enter(ctx); err != nil {
+		return err
+	}
+	defer c.mu.Unlock()
+	r, err := c.group(ctx, id)
+	if err != nil {
+		return err
+	}
+	if !r.others(c.self.user) {
+		return c.abandon(ctx, r)
+	}
+	if _, own := r.leaving(c.self.user); own {
+		return nil // it waits for its commit
+	}
+	return c.commit(ctx, id, func(r *room) (change, error) {
 		self := r.g.Self()
 		ch := change{alone: []*mls.Proposal{{Type: mls.ProposalSelfRemove}}}
 		for i, l := range r.g.Public().Tree().All() {
 			if _, u := leafOwner(l); u == c.self.user && i != self {
 				ch.alone = append(ch.alone, group.Remove(i))
-			}
-		}
-		for _, p := range r.g.Public().Pending() {
-			if p.Proposal.Type == mls.ProposalSelfRemove && p.Sender.Index == self {
-				return change{}, errDone // it waits for its commit
 			}
 		}
 		if _, in := r.p.Role(string(c.self.user)); in {

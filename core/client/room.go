@@ -38,6 +38,7 @@ type roomState struct {
 	Joining bool        `cbor:"21,keyasint,omitempty"` // and in tableJoining
 	JoinID  []byte      `cbor:"23,keyasint,omitempty"` // SHA-256 of its commit
 	Future  int         `cbor:"22,keyasint,omitempty"` // events in tableFuture
+	Gone    bool        `cbor:"24,keyasint,omitempty"` // left with nobody there to commit it: not entered again unasked
 }
 
 // A former is whose leaf one was, until an epoch: late messages name leaves of the
@@ -183,7 +184,7 @@ func (c *Client) keep(r *room) {
 // enterGroup makes g the room's group from now on.
 func (c *Client) enterGroup(r *room, g *group.Group, p *policy.State) {
 	r.g, r.p, r.fresh = g, p, true
-	r.Kind, r.Joined, r.Member, r.Lost, r.Halted = core.Group, true, true, "", ""
+	r.Kind, r.Joined, r.Member, r.Gone, r.Lost, r.Halted = core.Group, true, true, false, "", ""
 	r.Entered, r.Former, r.Renewed, r.Tries = g.Epoch(), nil, c.now(), 0
 	r.Behind = true // the homeserver does not know from where on this device reads
 	if r.Offer {
@@ -212,6 +213,43 @@ func (c *Client) leaveGroup(r *room) {
 		c.put(tableOffer+string(r.ID), 0, nil)
 	}
 	c.touch(r)
+}
+
+// leaving are the users whose last device's removal waits for a commit: they neither
+// speak nor commit any more (draft-ietf-mimi-protocol-06 §5.3). own says whether this
+// device is among those that go.
+func (r *room) leaving(self core.UserURI) (users map[core.UserURI]bool, own bool) {
+	tree := r.g.Public().Tree()
+	leaves := map[uint32]bool{}
+	for _, p := range r.g.Public().Pending() {
+		switch {
+		case p.Proposal.Type == mls.ProposalSelfRemove && p.Sender.Type == mls.SenderMember:
+			leaves[p.Sender.Index] = true
+		case p.Proposal.Type == mls.ProposalRemove:
+			leaves[p.Proposal.Removed] = true
+		}
+	}
+	if len(leaves) == 0 {
+		return nil, false
+	}
+	users = map[core.UserURI]bool{}
+	for i, l := range tree.All() {
+		_, u := leafOwner(l)
+		stays, known := users[u]
+		users[u] = (stays || !known) && leaves[i]
+	}
+	return users, leaves[r.g.Self()] || users[self]
+}
+
+// others reports whether somebody else is in the room who stays.
+func (r *room) others(self core.UserURI) bool {
+	gone, _ := r.leaving(self)
+	for _, l := range r.g.Public().Tree().All() {
+		if _, u := leafOwner(l); u != self && !gone[u] {
+			return true
+		}
+	}
+	return false
 }
 
 // describe takes the room's name from its policy.
@@ -331,6 +369,9 @@ func (c *Client) listed(w wire.Room) error {
 	r, err := c.room(w.Room)
 	if err != nil {
 		return err
+	}
+	if r.Gone {
+		return nil
 	}
 	group := w.Kind == core.Group.String()
 	if group {

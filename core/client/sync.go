@@ -234,6 +234,12 @@ func (c *Client) tendRoom(ctx context.Context, id core.RoomID) error {
 		_, _, err := c.offer(ctx, id)
 		return err
 	}
+	if _, own := r.leaving(c.self.user); own {
+		if !r.others(c.self.user) {
+			return c.abandon(ctx, r)
+		}
+		return nil // others commit that
+	}
 	if c.proposalsDue(r, now) {
 		if err := c.commit(ctx, id, c.sweep); err != nil {
 			return err
@@ -252,6 +258,14 @@ func (c *Client) tendRoom(ctx context.Context, id core.RoomID) error {
 		})
 	}
 	return nil
+}
+
+// abandon leaves a room in which nobody stays who could commit it.
+func (c *Client) abandon(ctx context.Context, r *room) error {
+	c.leaveGroup(r)
+	r.Gone, r.Member = true, false
+	c.tell(Update{Kind: RoomLeft, Room: r.ID, User: c.self.user})
+	return c.flush(ctx)
 }
 
 // enterAgain enters a room by an external commit, at first after a grace in which a
@@ -289,9 +303,6 @@ func (c *Client) proposalsDue(r *room, now int64) bool {
 	due := false
 	for _, p := range r.g.Public().Pending() {
 		own := p.Sender.Type == mls.SenderMember && p.Sender.Index == r.g.Self()
-		if own && p.Proposal.Type == mls.ProposalSelfRemove {
-			return false // this device is on its way out
-		}
 		due = due || !own || p.Proposal.Type != mls.ProposalUpdate
 	}
 	if !due {
