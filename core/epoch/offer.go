@@ -95,7 +95,9 @@ func (m *Machine) propose(h *core.Handshake) error {
 	if err := m.admit(r, o); err != nil {
 		return err
 	}
-	m.wake(r)
+	if m.wake(r); r.hasRaft() {
+		m.stir(r) // the last commit index may get lost
+	}
 	return m.run(r)
 }
 
@@ -390,7 +392,7 @@ func (m *Machine) offered(r *room, from string, msg *pb.Message) error {
 		m.sendRefusal(r, from, id, err)
 		return nil
 	}
-	m.wake(r)
+	m.stir(r)
 	return nil
 }
 

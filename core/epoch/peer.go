@@ -177,10 +177,15 @@ func (m *Machine) members(r *room, from string, body []byte) error {
 }
 
 // takeOver makes sure that somebody brings raft's configuration to what the group
-// says when from, who led or should take part, asks why nobody does.
+// says when from, who led or should take part, asks why nobody does, and that a
+// follower hears how far the log is agreed.
 func (m *Machine) takeOver(r *room, from uint64) error {
-	if r.leads() || !r.mismatch() || !slices.Contains(r.row.Voters, m.self) {
+	switch {
+	case !slices.Contains(r.row.Voters, m.self), !r.row.member(from) && !r.mismatch():
 		m.rouse(r)
+		return nil
+	case r.leads(): // its next heartbeats say how far the log is agreed
+		m.stir(r)
 		return nil
 	}
 	if err := m.start(r); err != nil {

@@ -226,7 +226,8 @@ func (m *Machine) tickRoom(r *room) error {
 		}
 		m.retrySnapshots(r)
 	}
-	if r.hasRaft() && m.part(r) && !r.row.member(m.self) && m.ticks%wantTicks == 0 {
+	if r.hasRaft() && m.part(r) && m.ticks%wantTicks == 0 &&
+		(!r.row.member(m.self) || r.row.Last > r.row.Commit && !slices.Contains(r.row.Voters, m.self)) {
 		m.inquire(r)
 	}
 	if len(r.row.Open) > 0 && m.ticks%wantTicks == 0 {
