@@ -126,7 +126,7 @@ func (s *chatSession) Send(ctx context.Context, room core.RoomID, texts []string
 		m, err := s.say(ctx, room, text, kind)
 		if err != nil {
 			w := wireErrorOf(err)
-			sent.Error = &w
+			sent.Error, sent.Waiting = &w, m.Waiting && core.Temporary(err)
 		} else {
 			sent.Seq, sent.Event = m.Seq, m.ID
 		}

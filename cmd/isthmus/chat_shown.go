@@ -39,7 +39,8 @@ type chatter interface {
 	Join(ctx context.Context, room core.RoomID, code string) (chatRoom, error)
 	Leave(ctx context.Context, room core.RoomID) error
 	Remove(ctx context.Context, room core.RoomID, users []core.UserURI) error
-	// Send sends texts in order, and returns what became of each.
+	// Send sends texts in order, and returns what became of each. With an error the
+	// last result is that of the text it is about; those after it were not tried.
 	Send(ctx context.Context, room core.RoomID, texts []string, kind string) ([]chatSent, error)
 	Code(ctx context.Context, room core.RoomID, q chatCode) (chatCode, error)
 
@@ -132,10 +133,13 @@ type chatClaim struct {
 
 // chatSent is what became of one text.
 type chatSent struct {
-	Line  int        `json:"line"` // of the input, from 1
-	Seq   uint64     `json:"seq,omitempty"`
-	Event string     `json:"event,omitempty"`
-	Error *wireError `json:"error,omitempty"`
+	Line  int    `json:"line"` // of the input, from 1
+	Seq   uint64 `json:"seq,omitempty"`
+	Event string `json:"event,omitempty"`
+	// Waiting says that it is kept, and goes out as soon as it can: Error says why
+	// not now.
+	Waiting bool       `json:"waiting,omitempty"`
+	Error   *wireError `json:"error,omitempty"`
 }
 
 // chatCode is a join code: asked for, made, or dropped.

@@ -351,10 +351,14 @@ func (u *chatUI) takeNews(n chatNews) tea.Cmd {
 	for _, l := range n.Lines {
 		u.merge(l.Room, []chatLine{l})
 	}
+	next := u.markRead
 	if n.Changed {
-		return u.takeRooms(n.Rooms)
+		next = func() tea.Cmd { return u.takeRooms(n.Rooms) }
 	}
-	return u.markRead()
+	if slices.ContainsFunc(u.lines[u.open], func(l chatLine) bool { return l.Waiting }) {
+		return tea.Batch(next(), u.loadHistory(u.open, 0)) // it may have a place now
+	}
+	return next()
 }
 
 func (u *chatUI) takeHistory(m uiHistory) {

@@ -88,7 +88,10 @@ func (u *chatUI) send(text, typed, kind string, slash bool) tea.Cmd {
 	chat, room := u.chat, u.open
 	return u.act(func(ctx context.Context) tea.Msg {
 		sent, err := chat.Send(ctx, room, []string{text}, kind)
-		if err == nil && len(sent) == 1 && sent[0].Error != nil {
+		switch {
+		case len(sent) == 1 && sent[0].Waiting:
+			return uiDone{said: "Not sent yet: " + explain(err) + ". It goes out by itself.", open: room}
+		case err == nil && len(sent) == 1 && sent[0].Error != nil:
 			err = sent[0].Error.err()
 		}
 		return uiDone{open: room, typed: typed, err: err}
@@ -277,12 +280,9 @@ func (u *chatUI) cmdInfo([]string) tea.Cmd {
 	return nil
 }
 
+// deviceText is a device in one line: what it is comes first.
 func deviceText(d chatDevice) string {
-	text := d.Device.ID() + "  "
-	if d.Name != "" {
-		text += screenLine(d.Name) + "  "
-	}
-	return screenLine(text) + "  " + d.state()
+	return screenLine("[" + d.state() + "] " + d.Name + " " + d.Device.ID())
 }
 
 func (u *chatUI) cmdDevices(args []string) tea.Cmd {

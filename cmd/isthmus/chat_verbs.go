@@ -221,6 +221,9 @@ func (a *chatApp) sendLines(ctx context.Context, chat chatter, room core.RoomID,
 				return werr
 			}
 		}
+		if n := len(results); err != nil && n > 0 && results[n-1].Waiting {
+			err = &core.Error{Code: core.CodeOf(err), Err: err, Text: fmt.Sprintf("%s; line %d is kept and goes out with the next command, what follows it was not read", core.TextOf(err), line+n)}
+		}
 		line += len(batch)
 		batch = batch[:0]
 		return err

@@ -81,7 +81,7 @@ func TestChatVerbs(t *testing.T) {
 	r.says("garden  end-to-end encrypted  0       5      mimi://a.example/g/garden", "rooms")
 	r.says("#lobby  NOT encrypted         2       0      none", "rooms")
 	r.says("alice@a.example", "members", "garden")
-	r.says("phone[31m  NOT verified", "members", "garden")
+	r.says("[NOT verified] phone[31m phonephone", "members", "garden")
 	r.says("laptoplaptoplaptoplaptopla  laptop  this device", "devices")
 	r.says("phone[31m  NOT verified", "devices", "bob@b.example")
 	r.says("This device says now that abc is yours", "devices", "link", "abc")
