@@ -23,7 +23,8 @@ import (
 //   - One commit per epoch: every homeserver has the same commit for each epoch of a
 //     room, the same authority and the same homeservers in it; always.
 //   - Every device of a participant is in the group, in the epoch of the room's
-//     homeservers, with the same tree and epoch_authenticator; at the end.
+//     homeservers, with the same tree and epoch_authenticator; at the end. Excepted
+//     are users who asked to leave: if everybody does, nobody is left to commit it.
 //   - What a homeserver acknowledged is in its log at the end.
 //   - What it accepted is in the log of each other homeserver that was in the room
 //     from the message's epoch on, once. Excepted is what that homeserver had to
@@ -321,7 +322,7 @@ func (w *world) restlessHome(f *final, h *home) (why string) {
 
 // settledState is what equals on all devices of a room.
 func (w *world) restlessDevice(f *final, d *device) string {
-	if !f.users[d.user] || !d.c.Registered() {
+	if !f.users[d.user] || !d.c.Registered() || w.facts.leaving[string(f.room)+" "+string(d.user)] {
 		return ""
 	}
 	ctx := context.Background()
@@ -497,7 +498,7 @@ func (w *world) checkDevices(f *final) {
 	ctx := context.Background()
 	var first *client.State
 	for _, d := range w.devices {
-		if !f.users[d.user] || d.c == nil || !d.c.Registered() {
+		if !f.users[d.user] || d.c == nil || !d.c.Registered() || w.facts.leaving[string(f.room)+" "+string(d.user)] {
 			continue
 		}
 		s, err := d.c.State(ctx, f.room)

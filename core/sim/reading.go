@@ -42,6 +42,8 @@ func (h *home) sync(in wire.GetSync, s core.Session, reply func(wire.Sync, error
 		if err == nil && len(out.Events)+len(out.Letters)+len(out.Joined)+len(out.Left) == 0 && !empty {
 			return false
 		}
+		h.w.note(h.domain, "gives %s %d events, %d letters, %d rooms in and %d out, from %s to %s: %v", s.Device.ID()[:6], len(out.Events), len(out.Letters),
+			len(out.Joined), len(out.Left), in.Since, out.Next, err)
 		reply(out, err)
 		return true
 	}

@@ -66,7 +66,7 @@ type Result struct {
 // Times of the end of a run.
 const (
 	settleTime = 15 * time.Minute // at most, until everything has come to rest
-	restTime   = 5 * time.Second  // after that
+	restTime   = 50 * time.Second // after that: a device that hears nothing asks again
 )
 
 // Run runs a plan. What the product draws from crypto/rand decides the run too: the

@@ -1,45 +1,180 @@
 package sim_test
 
 import (
+	"context"
 	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/cryptotest"
+	"time"
 
+	"github.com/isthmus-chat/isthmus/core"
 	"github.com/isthmus-chat/isthmus/core/sim"
+	"github.com/isthmus-chat/isthmus/store"
 )
 
 var (
-	seedFlag  = flag.Uint64("seed", 0, "replay one seed, with its trace")
-	seedsFlag = flag.Int("seeds", 10, "how many seeds to run")
+	seedFlag  = flag.Uint64("seed", 0, "replay this seed, with its trace if it fails or with -v")
+	seedsFlag = flag.Int("seeds", 8, "how many seeds to run, beside those that found something")
+	shardFlag = flag.String("shard", "", "which of the seeds: 1/2 is every second from the second on")
 )
 
-func play(t *testing.T, seed uint64) *sim.Result {
-	cryptotest.SetGlobalRandom(t, seed)
-	return sim.Run(sim.PlanOf(seed))
+// play runs a seed: what is drawn from crypto/rand is drawn from the seed too.
+func play(t *testing.T, p sim.Plan) *sim.Result {
+	t.Helper()
+	cryptotest.SetGlobalRandom(t, p.Seed)
+	return sim.Run(p)
 }
 
+// judge fails if something was wrong, with the last lines of the trace.
 func judge(t *testing.T, r *sim.Result, lines int) {
 	t.Helper()
 	if len(r.Wrong) == 0 {
 		return
 	}
-	t.Errorf("seed %d: go test ./core/sim -seed %d\n%s\n%s", r.Plan.Seed, r.Plan.Seed,
-		strings.Join(r.Trace[max(0, len(r.Trace)-lines):], "\n"), strings.Join(r.Wrong, "\n"))
+	t.Errorf("seed %d\n%s\n\n%s\n\nreplay: go test ./core/sim -seed %d", r.Plan.Seed,
+		strings.Join(r.Trace[max(0, len(r.Trace)-lines):], "\n"), strings.Join(r.Wrong, "\n"), r.Plan.Seed)
 }
 
-func TestSeed(t *testing.T) {
-	r := play(t, *seedFlag)
-	t.Logf("seed %d: %d epochs, %d messages, %d times read, %d crashes, %d steps, %v, trace %s", r.Plan.Seed, r.Epochs, r.Messages, r.Read, r.Crashes, r.Steps, r.Virtual, r.Hash)
-	if testing.Verbose() {
-		t.Log(strings.Join(r.Trace, "\n"))
+// known are the seeds that ever found something.
+func known(t *testing.T) (seeds []uint64) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("testdata", "seeds.txt"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	judge(t, r, 4000)
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 0 && f[0] != "#" {
+			n, err := strconv.ParseUint(f[0], 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			seeds = append(seeds, n)
+		}
+	}
+	return seeds
 }
 
+// Homeservers and devices keep their promises in all weathers.
 func TestSeeds(t *testing.T) {
-	for seed := range uint64(*seedsFlag) {
-		r := play(t, seed)
-		judge(t, r, 60)
+	if *seedFlag > 0 {
+		r := play(t, sim.PlanOf(*seedFlag))
+		if testing.Verbose() && len(r.Wrong) == 0 {
+			t.Log(strings.Join(r.Trace, "\n"))
+		}
+		t.Logf("%d epochs, %d messages read %d times, %d crashes, %v, trace %s", r.Epochs, r.Messages, r.Read, r.Crashes, r.Virtual, r.Hash)
+		judge(t, r, len(r.Trace))
+		return
+	}
+	seeds := known(t)
+	for i := range uint64(*seedsFlag) {
+		if !slices.Contains(seeds, i+1) {
+			seeds = append(seeds, i+1)
+		}
+	}
+	if n := runtime.GOMAXPROCS(0); *shardFlag == "" && n > 1 && len(seeds) >= 100 {
+		shards(t, n)
+		return
+	}
+	mine, of := 0, 1
+	if *shardFlag != "" {
+		if _, err := fmt.Sscanf(*shardFlag, "%d/%d", &mine, &of); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var epochs, messages, read, crashes int
+	began := time.Now()
+	for i, seed := range seeds {
+		if i%of != mine {
+			continue
+		}
+		r := play(t, sim.PlanOf(seed))
+		judge(t, r, 100)
+		epochs, messages, read, crashes = epochs+r.Epochs, messages+r.Messages, read+r.Read, crashes+r.Crashes
+	}
+	t.Logf("%d seeds: %d epochs, %d messages read %d times, %d crashes, in %v", (len(seeds)-mine+of-1)/of, epochs, messages, read, crashes, time.Since(began))
+	if epochs == 0 || messages == 0 || read == 0 || crashes == 0 {
+		t.Error("nothing happened")
+	}
+}
+
+// shards runs the seeds in n processes: randomness is one for a process.
+func shards(t *testing.T, n int) {
+	outs, errs := make([][]byte, n), make([]error, n)
+	var running sync.WaitGroup
+	for i := range n {
+		running.Go(func() {
+			c := exec.Command(os.Args[0], "-test.run=^TestSeeds$", "-test.v", fmt.Sprintf("-seeds=%d", *seedsFlag), fmt.Sprintf("-shard=%d/%d", i, n))
+			c.Env = append(os.Environ(), "GOMAXPROCS=1")
+			outs[i], errs[i] = c.CombinedOutput()
+		})
+	}
+	running.Wait()
+	for i := range n {
+		if errs[i] != nil {
+			t.Errorf("%v\n%s", errs[i], outs[i])
+		} else {
+			t.Log(strings.TrimSpace(string(outs[i])))
+		}
+	}
+}
+
+// The same seed is the same run, and another seed another.
+func TestSameSeedSameTrace(t *testing.T) {
+	hashes := map[string]bool{}
+	for _, seed := range []uint64{2, 3, 16, 35} {
+		a, b := play(t, sim.PlanOf(seed)), play(t, sim.PlanOf(seed))
+		if a.Hash != b.Hash {
+			for i := range min(len(a.Trace), len(b.Trace)) {
+				if a.Trace[i] != b.Trace[i] {
+					t.Fatalf("seed %d runs differently:\n%s\n%s", seed, a.Trace[i], b.Trace[i])
+				}
+			}
+			t.Fatalf("seed %d runs differently: %d and %d lines", seed, len(a.Trace), len(b.Trace))
+		}
+		hashes[a.Hash] = true
+	}
+	if len(hashes) != 4 {
+		t.Error("several seeds have one trace")
+	}
+}
+
+// The store in memory is as good as a real one: on SQLite a seed runs the same.
+func TestRealStore(t *testing.T) {
+	for _, seed := range []uint64{5, 24} {
+		p := sim.PlanOf(seed)
+		p.Disk = 0
+		memory := play(t, p)
+		dir := t.TempDir()
+		p.Store = func(domain string) core.Store {
+			db, err := store.Open(context.Background(), store.Options{URL: "sqlite:" + filepath.Join(dir, domain+".db"), Homeserver: domain})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := db.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			return db
+		}
+		real := play(t, p)
+		judge(t, real, 50)
+		for i := range min(len(memory.Trace), len(real.Trace)) {
+			if memory.Trace[i] != real.Trace[i] {
+				t.Fatalf("seed %d runs differently:\n%s\n%s", seed, memory.Trace[i], real.Trace[i])
+			}
+		}
+		if memory.Hash != real.Hash || memory.Epochs == 0 {
+			t.Fatalf("seed %d runs differently: %d and %d lines", seed, len(memory.Trace), len(real.Trace))
+		}
 	}
 }
