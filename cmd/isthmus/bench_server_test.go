@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"embed"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -58,6 +59,8 @@ type server struct {
 type setup struct {
 	sink   string           // URL of a Matrix homeserver, "" for none
 	before func(dir string) // puts files into its directory before it starts
+	vars   map[string]any   // further ones for the configuration
+	env    []string         // further environment
 }
 
 // start runs p on free ports with a directory of its own, and waits until it
@@ -66,6 +69,7 @@ func start(t testing.TB, p peer, o setup) *server {
 	t.Helper()
 	s := &server{peer: p, port: freePort(t), http: freePort(t), dir: t.TempDir(), gone: make(chan struct{})}
 	vars := map[string]any{"Dir": s.dir, "Port": s.port, "HTTP": s.http, "Config": filepath.Join(s.dir, p.config), "Sink": o.sink}
+	maps.Copy(vars, o.vars)
 	if o.before != nil {
 		o.before(s.dir)
 	}
@@ -87,6 +91,7 @@ func start(t testing.TB, p peer, o setup) *server {
 	defer log.Close()
 	s.cmd = exec.Command(p.binary, args...)
 	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = s.dir, log, log
+	s.cmd.Env = append(os.Environ(), o.env...)
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {
 		t.Fatalf("%s does not start (make bench-deps installs the peers): %v", p.name, err)

@@ -88,8 +88,9 @@ func figure(x float64) string {
 
 // A report collects rows.
 type report struct {
-	rows []row
-	mls  *isthmus.MLSFigures // in a table of its own
+	rows   []row
+	mls    *isthmus.MLSFigures // in a table of its own
+	groups []groupRow          // and these in theirs
 }
 
 func (r *report) add(w row) { r.rows = append(r.rows, w) }
@@ -180,7 +181,7 @@ func (r *report) publish(t *testing.T) {
 		t.Fatal(err)
 	}
 	writePlots(t, r.mls, "../../docs/bench")
-	vars := map[string]any{"Table": r.markdown(), "MLS": r.mls.Table, "Speed": r.mls.Speed, "Date": benchDate(), "Machine": machine(), "Go": runtime.Version(), "Rounds": rounds()}
+	vars := map[string]any{"Table": r.markdown(), "MLS": r.mls.Table, "Speed": r.mls.Speed, "Groups": r.groupsTable(), "Date": benchDate(), "Machine": machine(), "Go": runtime.Version(), "Rounds": rounds()}
 	var b bytes.Buffer
 	if err := template.Must(template.New("").Parse(string(text))).Execute(&b, vars); err != nil {
 		t.Fatal(err)

@@ -47,7 +47,7 @@ func TestBench(t *testing.T) {
 		})
 		whole = whole && ran
 	}
-	t.Logf("\n%s", r.markdown())
+	t.Logf("\n%s\n%s", r.markdown(), r.groupsTable())
 	if whole && !t.Failed() && len(ps) == 3 {
 		r.publish(t)
 	}
@@ -68,6 +68,7 @@ var measures = []measure{
 	{"converter", benchConverter},
 	{"engine", benchEngine},
 	{"matrix", benchMatrix},
+	{"agree", benchAgree},
 	{"mls", benchMLS},
 }
 
