@@ -3,6 +3,8 @@ package epoch
 import (
 	"testing"
 
+	"github.com/fxamacker/cbor/v2"
+
 	"github.com/isthmus-chat/isthmus/core"
 )
 
@@ -62,6 +64,55 @@ func TestAloneDecidesAtOnce(t *testing.T) {
 	c.quiet()
 	if _, ok := c.nodes["a.example"].store.rows[[2]string{bucketLog, "x"}]; ok || c.nodes["a.example"].m.rooms[testRoom].hasRaft() {
 		t.Error("a room of one has a log")
+	}
+}
+
+// What cannot be judged yet is approved when it can be, also after a restart.
+func TestAloneJudgesLater(t *testing.T) {
+	c := newCluster(t, 1, "a.example")
+	c.create(testRoom, "a.example")
+	n := c.nodes["a.example"]
+	n.rooms.judge = func(uint64) error { return core.Errorf(core.Unavailable, "a record is missing") }
+	if err := c.propose(handshake(testRoom, "a.example", 0, change{})); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 * napMost {
+		c.tick()
+	}
+	if _, err := CertificateOf(n.store, testRoom, 1); err == nil || !n.m.Awake() {
+		t.Fatal("certified without a judgement, or asleep before")
+	}
+	n.restart()
+	n.rooms.judge = nil
+	c.quiet()
+	c.certificate("a.example", testRoom, 1, []string{"a.example"}, 0)
+}
+
+// A room whose stored state is damaged is refused; the others go on.
+func TestDamagedRow(t *testing.T) {
+	c := newFree(t)
+	c.many(2)
+	a := c.nodes[three[0]]
+	rooms := []core.RoomID{"mimi://a.example/r/0", "mimi://a.example/r/1"}
+	good := a.m.rooms[rooms[0]].row
+	for i, bad := range []func(w *row){func(w *row) { w.Commit = w.Last + 9 }, func(w *row) { w.Runs = nil }, func(w *row) { w.Voters = []uint64{1, 1} }} {
+		w := good
+		bad(&w)
+		b, err := cbor.Marshal(&w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.store.rows[[2]string{bucketRows, core.RoomKey(rooms[0])}] = b
+		a.store.rows[[2]string{bucketAwake, core.RoomKey(rooms[0])}] = []byte(rooms[0])
+		a.restart()
+		c.faulty = true
+		if err := c.propose(handshake(rooms[0], three[0], 1, change{})); core.CodeOf(err) != core.Conflict {
+			t.Errorf("%d: %v", i, err)
+		}
+		if err := c.propose(handshake(rooms[1], three[0], uint64(1+i), change{})); err != nil {
+			t.Errorf("%d: %v", i, err)
+		}
+		c.run("the other room", 100, func() bool { return c.epoch(three[2], rooms[1]) == uint64(2+i) })
 	}
 }
 

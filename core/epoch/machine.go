@@ -84,7 +84,8 @@ type Machine struct {
 	naps  map[core.RoomID]*room // those awake that rest
 	dirty []*room               // to be written by Seal, in order of change
 	ticks uint64
-	woken bool // the rooms that were awake when the last process ended are awake again
+	woken bool   // the rooms that were awake when the last process ended are awake again,
+	upTo  string // up to this key
 
 	devices, homes budget
 	stats          Stats
@@ -160,6 +161,9 @@ func (m *Machine) Apply(tx core.Tx, now time.Time, in core.Input) (core.Output, 
 	default:
 		return m.cfg.Rooms.Apply(tx, now, in)
 	}
+	if err == errFault {
+		err = errDamaged
+	}
 	if err != nil {
 		return core.Output{}, err
 	}
@@ -193,7 +197,11 @@ func (m *Machine) tick() error {
 	}
 	slices.SortFunc(turn, func(a, b *room) int { return compare(a.id, b.id) })
 	for _, r := range turn {
-		if err := m.tickRoom(r); err != nil {
+		switch err := m.tickRoom(r); err {
+		case nil:
+		case errFault:
+			m.sleep(r)
+		default:
 			return err
 		}
 	}

@@ -175,35 +175,34 @@ func (m *Machine) stir(r *room) {
 	r.linger = lingerTicks
 }
 
-// wakeAll wakes the rooms that had something in flight when the last process ended.
+// wakeAll wakes the rooms that had something in flight when the last process
+// ended, as many as may be awake; the others when there is room.
 func (m *Machine) wakeAll() error {
-	for after := ""; len(m.awake) < m.cfg.MaxAwake; {
-		page, err := m.tx.Values(bucketAwake, after, 256)
+	const page = 256
+	for len(m.awake) < m.cfg.MaxAwake {
+		list, err := m.tx.Values(bucketAwake, m.upTo, page)
 		if err != nil {
 			return err
 		}
-		for _, v := range page {
+		for _, v := range list {
+			m.upTo = v.Key
 			r, err := m.room(core.RoomID(v.Data))
-			if absent(err) {
+			if err == nil && r.hasRaft() {
+				err = m.start(r)
+			}
+			switch {
+			case err == errFault, err != nil && !core.Broken(err): // it is not here, or damaged
 				continue
-			}
-			if err != nil {
+			case err != nil:
 				return err
-			}
-			if r.hasRaft() {
-				if err := m.start(r); err != nil {
-					return err
-				}
 			}
 			r.uneasy = r.row.Todo || r.row.Last > r.row.Commit
 			m.wake(r)
 		}
-		if len(page) < 256 {
-			break
+		if m.woken = len(list) < page; m.woken {
+			return nil
 		}
-		after = page[len(page)-1].Key
 	}
-	m.woken = true
 	return nil
 }
 

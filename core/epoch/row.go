@@ -1,7 +1,6 @@
 package epoch
 
 import (
-	"fmt"
 	"slices"
 
 	"github.com/fxamacker/cbor/v2"
@@ -278,17 +277,23 @@ func (m *Machine) load(r *room) error {
 		r.row.Room = r.id
 		return nil
 	}
-	if err == nil {
-		err = cbor.Unmarshal(b, &r.row)
+	if err != nil {
+		return err
 	}
+	err = cbor.Unmarshal(b, &r.row)
 	if w := &r.row; err == nil && (w.Room != r.id || w.First > 0 && (len(w.Runs) == 0 || w.Runs[0].From != w.First ||
 		w.Applied < w.First || w.Commit < w.Applied || w.Last < w.Commit || w.Last-w.First > 1<<20)) {
-		err = fmt.Errorf("it does not fit together")
+		err = errDamaged
 	}
 	if err != nil {
-		return core.Errorf(core.Internal, "stored agreement: %w", err)
+		m.stats.Faults++
+		return errDamaged
 	}
 	return nil
 }
+
+// errDamaged refuses what is for a room whose stored state does not fit together:
+// the other rooms go on.
+var errDamaged = core.Errorf(core.Conflict, "the agreement of that room cannot go on here")
 
 func absent(err error) bool { return err != nil && core.CodeOf(err) == core.NotFound }
