@@ -84,6 +84,7 @@ type api struct {
 	secret [32]byte // of challenges; a restart voids those that are open
 	hub    *hub
 	offers offers
+	joins  joins
 	limits limits
 	counts *apiMetrics
 	bodies atomic.Int64 // octets

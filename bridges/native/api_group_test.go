@@ -343,6 +343,45 @@ func TestAPIGroupRace(t *testing.T) {
 	}
 }
 
+func TestJoins(t *testing.T) {
+	var j joins
+	who, now := joining{"mimi://b.example/r/x", "mimi://a.example/d/y"}, time.Unix(1000, 0)
+	j.lent(who, "b.example", now)
+	if got := j.lender(who, now); got != "b.example" {
+		t.Errorf("lent by %q", got)
+	}
+	if got := j.lender(who, now.Add(2*leaseKept)); got != "" {
+		t.Errorf("lent long ago by %q", got)
+	}
+	j.done(who)
+	if got := j.lender(who, now); got != "" {
+		t.Errorf("lent, and used, by %q", got)
+	}
+	for i := range 2 * maxJoins {
+		j.lent(joining{core.RoomID(fmt.Sprint(i)), ""}, "b.example", now)
+	}
+	if len(j.by) != maxJoins {
+		t.Errorf("%d leases are remembered", len(j.by))
+	}
+}
+
+// Whom a device's homeserver asks about a room: itself only while it is part of it.
+func TestAPIHomes(t *testing.T) {
+	h := openAPI(t, nil)
+	alice := h.phone("alice", "laptop", client.Registration{})
+	room, err := alice.Create(context.Background(), client.NewRoom{Name: "Mine"})
+	must(t, err)
+	for _, c := range []struct {
+		room core.RoomID
+		want string
+	}{{room, "a.example"}, {core.NewRoomID("b.example", "x"), "b.example"}, {core.NewRoomID(apiDomain, "none"), ""}} {
+		homes, err := h.bridge.api.homes(context.Background(), c.room)
+		if got := strings.Join(homes, " "); got != c.want || (err == nil) != (c.want != "") {
+			t.Errorf("%s: %q, %v", c.room, got, err)
+		}
+	}
+}
+
 func TestAPIGroupRefusals(t *testing.T) {
 	h := openAPI(t, nil)
 	ctx := context.Background()
