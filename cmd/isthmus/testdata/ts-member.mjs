@@ -265,6 +265,7 @@ async function sync({ wait }) {
     if (!me.groups.has(e.room)) me.early.set(e.room, [...(me.early.get(e.room) ?? []), e])
     else await take(me.groups.get(e.room), e, said)
   }
+  for (const room of news.left ?? []) if (me.groups.has(room)) me.groups.get(room).removed = true
   me.since = news.next
   return { said, more: !!news.more }
 }
