@@ -201,6 +201,8 @@ func (c *Client) offer(ctx context.Context, id core.RoomID) (result outcome, mes
 		to := epoch
 		if isStale {
 			to = max(to, stale.Epoch)
+		} else if _, err := c.round(ctx, 0); err != nil { // a proposal that was not seen here
+			return lost, h.Message, err
 		}
 		return lost, h.Message, c.catchUp(ctx, id, to)
 	case core.Temporary(err):

@@ -293,8 +293,11 @@ func TestLeavingTogether(t *testing.T) {
 			w.sleep(ctx, time.Second)
 		}
 	}
+	late := w.phone(user("carol"), carol) // enters while bob's leaving waits, and takes it up
+	late.must(late.Join(ctx, room, ""))
+	all = append(all, late)
 	rest()
-	agree(room, alice, carol)
+	agree(room, alice, carol, late)
 	carol.sync()
 	alice.must(alice.Leave(ctx, room))
 	carol.must(carol.Leave(ctx, room))

@@ -469,8 +469,7 @@ func (l *link) GroupInfo(_ context.Context, id core.RoomID, q wire.GetGroupInfo)
 		}
 		s := wire.GroupState{Epoch: r.public.Epoch(), Info: r.info, Tree: r.public.Tree().AppendTo(nil)}
 		for _, p := range r.public.Pending() {
-			m := mls.Message{WireFormat: mls.WirePublic, Public: &mls.PublicMessage{AuthenticatedContent: *p.Content, MembershipTag: make([]byte, 32)}}
-			s.Pending = append(s.Pending, m.AppendTo(nil))
+			s.Pending = append(s.Pending, p.Content.Raw())
 		}
 		key, err := inboxKEM.Scheme().UnmarshalBinaryPublicKey(q.Key)
 		if err != nil {

@@ -269,6 +269,7 @@ func (c *Client) merge(r *room, ev *wire.Event, t *group.Transition, after *poli
 	if t.Removed {
 		c.leaveGroup(r)
 		r.Member = after.Member(string(c.self.user))
+		r.Leaving = r.Leaving && r.Member
 		c.tell(Update{Kind: RoomLeft, Room: r.ID, User: c.self.user})
 		return nil
 	}

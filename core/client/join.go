@@ -214,8 +214,10 @@ func (c *Client) Join(ctx context.Context, id core.RoomID, code string) error {
 		return err
 	}
 	defer c.mu.Unlock()
-	if r := c.rooms[id]; r != nil && r.Joined && r.Lost == "" && r.Halted == "" {
-		return nil
+	if r := c.rooms[id]; r != nil {
+		if r.Leaving = false; r.Joined && r.Lost == "" && r.Halted == "" {
+			return nil
+		}
 	}
 	return c.external(ctx, id, code)
 }
@@ -284,8 +286,12 @@ func (c *Client) makeExternal(ctx context.Context, id core.RoomID, code string) 
 	}
 	o := group.ExternalOptions{RatchetTree: state.Tree, Resync: true, LeafExtensions: c.self.leafExtensions()}
 	for _, b := range state.Pending[:min(len(state.Pending), mls.MaxPending)] {
-		if m, err := mls.Parse(b); err == nil && m.Public != nil && m.Public.Content.Proposal != nil && m.Public.Content.Proposal.Type == mls.ProposalSelfRemove {
-			o.Pending = append(o.Pending, &m.Public.AuthenticatedContent)
+		a, err := mls.ParseAuthenticatedContent(b) // homeservers keep no membership tags
+		if m, merr := mls.Parse(b); merr == nil && m.Public != nil {
+			a, err = &m.Public.AuthenticatedContent, nil
+		}
+		if err == nil && a.Content.Proposal != nil && a.Content.Proposal.Type == mls.ProposalSelfRemove {
+			o.Pending = append(o.Pending, a)
 		}
 	}
 	if _, in := p.Role(string(c.self.user)); !in {
@@ -450,6 +456,7 @@ func (c *Client) join(ctx context.Context, r *room, w *mls.Welcome, pack *stored
 		c.tell(Update{Kind: Alarm, Room: r.ID, Text: "a Welcome was refused: " + err.Error()})
 		return nil
 	}
+	r.Leaving = false // somebody wants the user back
 	c.enterGroup(r, g, p)
 	if !pack.LastResort {
 		c.dropPackage(pack)

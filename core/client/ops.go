@@ -427,9 +427,16 @@ func (c *Client) Leave(ctx context.Context, id core.RoomID) error {
 	if !r.others(c.self.user) {
 		return c.abandon(ctx, r)
 	}
+	r.Leaving = true
+	c.touch(r)
 	if _, own := r.leaving(c.self.user); own {
-		return nil // it waits for its commit
+		return c.flush(ctx) // it waits for its commit
 	}
+	return c.depart(ctx, id)
+}
+
+// depart proposes that the user is taken out with all devices.
+func (c *Client) depart(ctx context.Context, id core.RoomID) error {
 	return c.commit(ctx, id, func(r *room) (change, error) {
 		self := r.g.Self()
 		ch := change{alone: []*mls.Proposal{{Type: mls.ProposalSelfRemove}}}

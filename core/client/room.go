@@ -38,6 +38,7 @@ type roomState struct {
 	Joining bool        `cbor:"21,keyasint,omitempty"` // and in tableJoining
 	JoinID  []byte      `cbor:"23,keyasint,omitempty"` // SHA-256 of its commit
 	Future  int         `cbor:"22,keyasint,omitempty"` // events in tableFuture
+	Leaving bool        `cbor:"25,keyasint,omitempty"` // the user wants out
 	Gone    bool        `cbor:"24,keyasint,omitempty"` // left with nobody there to commit it: not entered again unasked
 }
 

@@ -137,7 +137,7 @@ func (c *Client) leftBy(id core.RoomID) {
 	if r == nil || !r.Member && !r.Joined {
 		return
 	}
-	r.Member, r.Seen, r.Tries = false, c.now(), 0
+	r.Member, r.Leaving, r.Seen, r.Tries = false, false, c.now(), 0
 	if r.Joined {
 		r.Joined = false
 		if r.Kind == core.Group {
@@ -240,6 +240,9 @@ func (c *Client) tendRoom(ctx context.Context, id core.RoomID) error {
 		}
 		return nil // others commit that
 	}
+	if r.Leaving { // what was proposed went with its epoch: a commit from outside takes up but a part
+		return c.depart(ctx, id)
+	}
 	if c.proposalsDue(r, now) {
 		if err := c.commit(ctx, id, c.sweep); err != nil {
 			return err
@@ -263,7 +266,7 @@ func (c *Client) tendRoom(ctx context.Context, id core.RoomID) error {
 // abandon leaves a room in which nobody stays who could commit it.
 func (c *Client) abandon(ctx context.Context, r *room) error {
 	c.leaveGroup(r)
-	r.Gone, r.Member = true, false
+	r.Gone, r.Member, r.Leaving = true, false, false
 	c.tell(Update{Kind: RoomLeft, Room: r.ID, User: c.self.user})
 	return c.flush(ctx)
 }
@@ -289,7 +292,7 @@ func (c *Client) enterAgain(ctx context.Context, r *room) error {
 	if r = c.rooms[r.ID]; r == nil { // the user is in it no more
 		return nil
 	}
-	if r.Member = false; r.Joined {
+	if r.Member, r.Leaving = false, false; r.Joined {
 		c.leaveGroup(r)
 		c.tell(Update{Kind: RoomLeft, Room: r.ID, User: c.self.user})
 	}
