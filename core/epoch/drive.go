@@ -109,6 +109,9 @@ func (m *Machine) follow(r *room, s *raft.SoftState) {
 	if leads != r.leader || s.Lead != 0 && s.Lead != r.row.Lead {
 		m.release(r, s.Lead)
 	}
+	if leads && !r.leader { // there may be a configuration in what is not applied yet
+		r.confIndex = r.row.Last
+	}
 	if r.leader && !leads && !r.row.member(m.self) {
 		m.inquire(r) // so that somebody else takes over
 	}

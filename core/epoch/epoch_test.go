@@ -407,3 +407,45 @@ func TestSnapshot(t *testing.T) {
 	}
 	c.run("its own commit", proposeTicks, func() bool { return c.nodes[three[2]].decisions[h.ID()].Seq > 0 })
 }
+
+// A hundred devices want a commit each, and offer it again for the next epoch when
+// they lose: within 30 s each has landed, and the log holds hardly more.
+func TestHundredDevices(t *testing.T) {
+	c := grown(t, 20, three...)
+	waiting := map[int]core.HandshakeID{}
+	landed := 0
+	for ticks := 0; landed < 100; ticks++ {
+		if ticks > 300 {
+			t.Fatalf("%d of 100 landed in 30 s", landed)
+		}
+		for i := range 100 {
+			n := c.nodes[three[i%3]]
+			id, out := waiting[i]
+			if d, decided := n.decisions[id]; out && decided {
+				if out = false; d.Err == nil {
+					landed++
+					waiting[i] = core.HandshakeID{1}
+					continue
+				}
+			}
+			if out || id == (core.HandshakeID{1}) {
+				continue
+			}
+			h := handshake(testRoom, n.domain, c.epoch(n.domain, testRoom), change{Nonce: string(rune(i))})
+			h.By = core.NewDeviceURI(n.domain, string(rune('a'+i)))
+			delete(waiting, i)
+			if err := c.propose(h); err == nil {
+				waiting[i] = h.ID()
+			} else if core.CodeOf(err) != core.Limited {
+				t.Fatal(err)
+			}
+		}
+		c.tick()
+		c.flush()
+	}
+	c.quiet()
+	c.agree(testRoom)
+	if r := c.nodes[three[0]].m.rooms[testRoom]; r.auth.Epoch != 101 || r.row.Last > 200 {
+		t.Errorf("epoch %d, %d entries", r.auth.Epoch, r.row.Last)
+	}
+}

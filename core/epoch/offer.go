@@ -288,10 +288,16 @@ func (m *Machine) campaign(r *room) bool {
 // appendOffer lets the leader append an offer. While a commit is on its way all
 // others wait: most of them it will make stale.
 func (m *Machine) appendOffer(r *room, o *offer) (bool, error) {
-	if r.node == nil || r.inLog[o.id] || r.commit != nil || r.confIndex > r.row.Applied { // a leader may be removing itself: nobody could follow with a log behind its own
+	if r.node == nil || r.inLog[o.id] || r.commit != nil {
 		return false, nil
 	}
-	if o.epoch > r.auth.Epoch || o.commit && !m.enough(r) { // a new leader may be behind the offer's epoch for a moment
+	// Nothing follows a configuration that is not applied: a leader that it removes
+	// would be ahead of the others, and they could not elect one of theirs.
+	if r.confIndex > r.row.Applied {
+		return false, nil
+	}
+	// A new leader may be behind the offer's epoch for a moment.
+	if o.epoch > r.auth.Epoch || o.commit && !m.enough(r) {
 		return false, nil
 	}
 	if !o.paid && m.homes.take(m.now, r.key+"/"+o.home) > 0 {
