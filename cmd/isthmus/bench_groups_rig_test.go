@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -97,6 +98,8 @@ func (s *strangers) RoundTrip(q *http.Request) (*http.Response, error) {
 func (h *homeserver) url(path string) string {
 	return fmt.Sprintf("http://127.0.0.1:%d%s", h.server.http, path)
 }
+
+func pathEscape(room core.RoomID) string { return url.PathEscape(string(room)) }
 
 // metric is the sum of all series of a metric whose labels contain each of with.
 func (h *homeserver) metric(t testing.TB, name string, with ...string) (sum float64) {

@@ -69,6 +69,8 @@ var measures = []measure{
 	{"engine", benchEngine},
 	{"matrix", benchMatrix},
 	{"agree", benchAgree},
+	{"quiet", benchQuiet},
+	{"bulk", benchBulk},
 	{"mls", benchMLS},
 }
 
