@@ -209,6 +209,14 @@ func (h *hub) arrived(room core.RoomID) {
 	}
 }
 
+// awaits reports whether a user waits for a room.
+func (h *hub) awaits(room core.RoomID, u core.UserURI) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w := h.awaited[room]
+	return w != nil && slices.Contains(w.users, u)
+}
+
 // found ends a user's waiting for a room.
 func (h *hub) found(room core.RoomID, u core.UserURI) {
 	h.mu.Lock()

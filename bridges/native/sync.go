@@ -269,11 +269,11 @@ func (rd *reader) listRooms(v *view, out *wire.Sync) error {
 		}
 		_, err := v.Room(id)
 		switch {
-		case err == nil:
-			rd.left(id, out)
-		case core.CodeOf(err) != core.NotFound:
+		case err != nil && core.CodeOf(err) != core.NotFound:
 			return err
-		default: // on its way here from the homeserver where they joined
+		case err == nil && !rd.a.hub.awaits(id, rd.s.User):
+			rd.left(id, out)
+		default: // it, or what let them in, is on its way here from where they joined
 			delete(rd.pos.rooms, id)
 			delete(rd.todo, id)
 		}
@@ -326,7 +326,9 @@ func (rd *reader) readRoom(v *view, id core.RoomID, limit int, octets *int, out 
 		return false, err
 	}
 	if !p.in {
-		rd.left(id, out)
+		if !rd.a.hub.awaits(id, rd.s.User) {
+			rd.left(id, out)
+		}
 		return false, nil
 	}
 	page, more, err := v.after(id, max(at, p.from), limit)

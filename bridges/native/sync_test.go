@@ -479,6 +479,9 @@ func TestHubAwaits(t *testing.T) {
 	if !woken() {
 		t.Error("the commit does not wake")
 	}
+	if !hub.awaits(room, u) || hub.awaits(room, "mimi://a.example/u/y") {
+		t.Error("who awaits the room is not known")
+	}
 	hub.found(room, u)
 	hub.publish(bridges.Batch{Events: []core.Event{{Envelope: core.Envelope{Room: room}}}})
 	if woken() || len(hub.awaited) != 0 {
