@@ -269,6 +269,9 @@ func (m *Machine) sleep(r *room) {
 	delete(m.awake, r.id)
 	delete(m.naps, r.id)
 	r.naps, r.stuck, r.early = 0, 0, nil
+	if r.row.Awake { // peers may have caught up without a change of the row
+		m.touch(r)
+	}
 	m.forgetLeader(r)
 }
 
