@@ -127,7 +127,7 @@ func (a *api) handshake(c *call, in *wire.Handshake) (*wire.Decided, error) {
 		}
 		a.joins.done(who)
 		a.hub.await(room, c.session.User, a.cfg.Now())
-		return &d, nil
+		return &wire.Decided{Epoch: d.Epoch}, nil // its place is one in another's log
 	}
 	d, err := a.offers.offer(c.ctx(), a.gw(), &core.Handshake{Room: room, By: c.session.Device, Home: a.cfg.Domain, Message: in.Message,
 		More: in.More, Welcome: in.Welcome, Info: in.Info, Records: in.Records})

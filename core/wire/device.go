@@ -186,7 +186,7 @@ type Handshake struct {
 // with the epoch and the winner.
 type Decided struct {
 	Epoch uint64 `json:"epoch"`
-	Seq   uint64 `json:"seq"`
+	Seq   uint64 `json:"seq"` // place in the log; 0: not known yet, because another homeserver decided it
 }
 
 // GetGroupInfo is POST /v1/rooms/{room}/group-info: a lease on the state of a
