@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/json"
 	"strings"
@@ -30,6 +31,7 @@ type admin struct {
 	caps      map[core.Network]core.Caps
 	peers     federator // nil where no bridges run
 	passwords irc.Passwords
+	key       ed25519.PrivateKey // of the homeserver
 	started   time.Time
 	now       func() time.Time
 }
@@ -62,6 +64,9 @@ var operations = map[string]operation{
 	"link.add":       op((*admin).linkAdd),
 	"link.remove":    op((*admin).linkRemove),
 	"link.resume":    op((*admin).linkResume),
+	"device.list":    op((*admin).deviceList),
+	"device.show":    op((*admin).deviceShow),
+	"device.revoke":  op((*admin).deviceRevoke),
 	"account.list":   op((*admin).accountList),
 	"account.add":    op((*admin).accountAdd),
 	"account.passwd": op((*admin).accountPassword),

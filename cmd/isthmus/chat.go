@@ -41,7 +41,8 @@ func (a *chatApp) command() *cobra.Command {
 		Long: `Talk in end-to-end encrypted rooms and in channels.
 
 Alone it is a terminal client; /help in it lists what can be typed. The verbs
-do one thing and end, for scripts: with --json they write one JSON object a line.
+do one thing and end, for scripts; with --json they write JSON, where things come one
+by one an object a line.
 Exit codes: 0 done, 1 refused, 2 wrong command line, 4 try again later.
 
 Keys and messages are kept encrypted below ~/.local/share/isthmus-chat. What opens
@@ -53,14 +54,19 @@ A room is written as its name or as mimi://…, a user as alice@a.example.`,
   isthmus chat tail --json`,
 		RunE: a.run(a.terminal),
 	}
+	a.profileFlags(cmd)
+	cmd.AddCommand(a.loginCommand(), a.createCommand(), a.inviteCommand(), a.joinCommand(), a.leaveCommand(), a.removeCommand(),
+		a.sendCommand(), a.tailCommand(), a.historyCommand(), a.roomsCommand(), a.membersCommand(), a.devicesCommand(), a.verifyCommand(), a.codeCommand())
+	return cmd
+}
+
+// profileFlags are those that say which device of this machine is meant.
+func (a *chatApp) profileFlags(cmd *cobra.Command) {
 	f := cmd.PersistentFlags()
 	f.StringVar(&a.flags.dir, "dir", "", "`directory` of the profiles, instead of ~/.local/share/isthmus-chat")
 	f.StringVar(&a.flags.as, "as", "", "`user` whose device is used, if there are several here")
 	f.StringVar(&a.flags.keyFile, "key-file", "", "`file` that opens the store, instead of a passphrase; login makes it")
 	f.DurationVar(&a.flags.wait, "wait", chatWait, "how long to wait for another process that uses the device")
-	cmd.AddCommand(a.loginCommand(), a.createCommand(), a.inviteCommand(), a.joinCommand(), a.leaveCommand(), a.removeCommand(),
-		a.sendCommand(), a.tailCommand(), a.historyCommand(), a.roomsCommand(), a.membersCommand(), a.devicesCommand(), a.verifyCommand(), a.codeCommand())
-	return cmd
 }
 
 // openProfile opens the device that the flags name.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -205,7 +206,20 @@ func shownDevices(all []client.DeviceInfo) []chatDevice {
 // Devices implements chatter.
 func (s *chatSession) Devices(ctx context.Context, user core.UserURI) ([]chatDevice, error) {
 	all, err := s.device.Devices(ctx, user)
-	return shownDevices(all), err
+	if err != nil {
+		return nil, err
+	}
+	// A homeserver that attests a device no more says so: its word is enough for
+	// that, and the device's own record does not have it.
+	w, err := s.home.User(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	out := shownDevices(all)
+	for i := range out {
+		out[i].Revoked = out[i].Revoked || slices.ContainsFunc(w.Devices, func(d wire.Device) bool { return d.Device == out[i].Device && d.Revoked })
+	}
+	return out, nil
 }
 
 // Words implements chatter.

@@ -118,7 +118,7 @@ func (c *cli) root() *cobra.Command {
 	f.StringVar(&c.configFile, "config", "", "configuration `file` (default isthmus.yaml if it exists, else the built-in default)")
 	f.StringVar(&c.dataDir, "data", "", "data `directory`, instead of data_dir")
 	f.BoolVar(&c.json, "json", false, "write JSON")
-	root.AddCommand(c.initCommand(), c.serveCommand(), c.checkCommand(), c.roomCommand(), c.linkCommand(), c.accountCommand(), c.peerCommand(),
+	root.AddCommand(c.initCommand(), c.serveCommand(), c.checkCommand(), c.roomCommand(), c.linkCommand(), c.accountCommand(), c.deviceCommand(), c.peerCommand(),
 		c.registrationCommand(), c.backupCommand(), c.migrateCommand(), c.chatCommand(), c.devCommand(), c.versionCommand())
 	return root
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
 	"io"
 	"log/slog"
 	"os"
@@ -27,6 +28,7 @@ const databaseFile = "isthmus.db"
 // bridges it serves one command; with them it is the server.
 type house struct {
 	cfg  *configs.Config
+	key  ed25519.PrivateKey
 	log  *slog.Logger
 	db   *store.DB
 	reg  *prometheus.Registry
@@ -57,7 +59,7 @@ func openHouse(ctx context.Context, cfg *configs.Config, log *slog.Logger, withB
 	if err != nil {
 		return nil, err
 	}
-	h := &house{cfg: cfg, log: log, reg: prometheus.NewRegistry()}
+	h := &house{cfg: cfg, key: key, log: log, reg: prometheus.NewRegistry()}
 	if h.db, err = store.Open(ctx, o); err != nil {
 		return nil, err
 	}
@@ -112,7 +114,7 @@ func (d decider) Seal(tx core.Tx) error {
 
 // admin returns what carries out the operator's commands on h.
 func (h *house) admin() *admin {
-	a := &admin{gw: h.rt, domain: h.cfg.Domain, fold: channelFold(h.cfg), backup: h.db.Backup,
+	a := &admin{gw: h.rt, domain: h.cfg.Domain, fold: channelFold(h.cfg), backup: h.db.Backup, key: h.key,
 		passwords: passwords(h.cfg), started: time.Now(), now: time.Now}
 	a.caps, a.names = capsOf(h.cfg), map[string]core.Network{}
 	for _, m := range h.cfg.Matrix {
