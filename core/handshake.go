@@ -211,8 +211,9 @@ const (
 	PeerRaft        PeerKind = 1 // a raft message (go.etcd.io/raft/v3 raftpb)
 	PeerApproval    PeerKind = 2 // an approval, see package epoch
 	PeerWant        PeerKind = 3 // asks for approvals of an epoch: 8 octets
-	PeerRefused     PeerKind = 4 // a forwarded handshake was refused by the leader: Handshake.ID, code, text
+	PeerRefused     PeerKind = 4 // a forwarded handshake was refused by the leader: Handshake.ID, code, text, ms to wait; or who leads
 	PeerCertificate PeerKind = 5 // a certificate, see package epoch
+	PeerMembers     PeerKind = 6 // the domains that take part in the agreement, a CBOR array; empty asks a voter
 )
 
 // A Decision is what a handshake offered here came to.

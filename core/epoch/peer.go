@@ -21,11 +21,6 @@ const (
 	maxIndex    = 1 << 60
 )
 
-// peerMembers is who takes part in a room's agreement, as a voter says: CBOR
-// array of domains; an empty body asks for it. A homeserver that was away may not
-// know who leads now; a voter that it does know tells.
-const peerMembers core.PeerKind = 6
-
 // strict bounds what a peer may make the decoder build.
 var strict = func() cbor.DecMode {
 	d, err := cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden,
@@ -91,7 +86,7 @@ func (m *Machine) message(from string, msg core.PeerMessage) error {
 		return m.certified(r, msg.Body)
 	case core.PeerRefused:
 		return m.refused(r, from, msg.Body)
-	case peerMembers:
+	case core.PeerMembers:
 		return m.members(r, from, msg.Body)
 	}
 	m.stats.Ignored++
@@ -124,7 +119,7 @@ func (m *Machine) unknown(r *room, from string, msg core.PeerMessage) error {
 			return m.approved(r, from, msg.Body)
 		case core.PeerCertificate:
 			return m.certified(r, msg.Body)
-		case peerMembers:
+		case core.PeerMembers:
 			return m.members(r, from, msg.Body)
 		}
 	}
@@ -144,12 +139,13 @@ func (m *Machine) inquire(r *room) {
 	r.asked = m.ticks + 1
 	for _, id := range r.row.Voters {
 		if id != m.self {
-			m.send(r, r.names[id], peerMembers, nil)
+			m.send(r, r.names[id], core.PeerMembers, nil)
 		}
 	}
 }
 
-// members tells who takes part, or learns it.
+// members tells who takes part, or learns it: a homeserver that was away may not
+// know who leads now, but it knows a voter that does.
 func (m *Machine) members(r *room, from string, body []byte) error {
 	if len(body) == 0 {
 		var names []string
@@ -160,7 +156,7 @@ func (m *Machine) members(r *room, from string, body []byte) error {
 		if err != nil {
 			return core.Errorf(core.Internal, "members: %w", err)
 		}
-		m.send(r, from, peerMembers, b)
+		m.send(r, from, core.PeerMembers, b)
 		return m.takeOver(r, memberID(from))
 	}
 	var names []string
