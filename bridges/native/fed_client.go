@@ -191,6 +191,7 @@ func (p *peer) getAcquainted(ctx context.Context) {
 // until the peer has them.
 func (p *peer) deliverWelcomes(ctx context.Context) {
 	rest(ctx, p.welcome, recordKept)
+	var refused patience
 	for p.ready(ctx) {
 		var ws []core.Welcome
 		err := p.f.gw.View(ctx, func(r core.Reader) (err error) {
@@ -206,28 +207,33 @@ func (p *peer) deliverWelcomes(ctx context.Context) {
 		case len(ws) == 0:
 			rest(ctx, p.welcome, recordKept)
 		default:
-			p.deliverWelcome(ctx, ws[0])
+			rest(ctx, nil, refused.after(p.deliverWelcome(ctx, ws[0])))
 		}
 	}
 }
 
-// deliverWelcome brings one Welcome. A peer that refuses it for good does not get
-// it again: its devices can join by an external commit.
-func (p *peer) deliverWelcome(ctx context.Context, w core.Welcome) {
+// deliverWelcome brings one Welcome; an error is one after which it is tried again. A
+// peer that refuses it for good does not get it again: its devices can join by an
+// external commit.
+func (p *peer) deliverWelcome(ctx context.Context, w core.Welcome) error {
 	asked, cancel := context.WithTimeout(ctx, bulkTime)
 	defer cancel()
+	if _, err := p.f.addresses.of(asked, p.domain); err != nil { // no address is no refusal
+		return core.Errorf(core.Unavailable, "where that homeserver answers is not known: %v", err)
+	}
 	body, err := cborOut.Marshal(wire.PeerWelcome{Room: w.Room, Epoch: w.Epoch, Message: w.Message, Tree: w.Tree})
 	if err == nil {
 		_, err = p.post(asked, p.bulk, "welcome", body, errorBody)
 	}
 	if err != nil && core.Temporary(err) {
-		return // ready waits
+		return err
 	}
 	if err != nil {
 		p.f.log.Warn("a peer refused a Welcome", "peer", p.domain, "code", core.CodeOf(err))
 	}
-	if _, err := p.f.gw.Do(ctx, core.DropWelcome{Welcome: w}); err != nil && ctx.Err() == nil {
+	if _, err = p.f.gw.Do(ctx, core.DropWelcome{Welcome: w}); err != nil && ctx.Err() == nil {
 		p.f.log.Error("a delivered Welcome is still in the queue", "err", err)
 		rest(ctx, nil, time.Second)
 	}
+	return nil
 }

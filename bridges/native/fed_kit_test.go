@@ -164,6 +164,7 @@ func (s *script) peerEvents(tx core.Tx, now time.Time, in core.PeerEvents) (out 
 		if err != nil {
 			return out, err
 		}
+		s.h.stored.Add(1)
 		out.Events = append(out.Events, got.Event)
 		out.Stored = e.Seq
 	}
@@ -200,6 +201,7 @@ type fedHome struct {
 	ticks    int
 	repeats  counter
 	gaps     counter
+	stored   counter // events of peers
 }
 
 type counter struct {

@@ -108,10 +108,11 @@ func (b *Bridge) RetryPeer(domain string) error {
 	return nil
 }
 
-// hurry ends the waiting of rooms that were refused.
+// hurry ends the waiting after refusals.
 func (l *lanes) hurry() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.until = time.Time{}
 	for _, n := range l.later {
 		n.due, n.wait = time.Time{}, 0
 	}

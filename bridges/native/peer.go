@@ -220,9 +220,9 @@ func (p *peer) tell(err error) {
 	if err == nil || !core.Temporary(err) {
 		if h.fails > 0 {
 			p.f.log.Info("peer answers again", "peer", p.domain)
+			poke(p.again)
 		}
 		*h = health{last: now}
-		poke(p.again)
 		return
 	}
 	p.f.metrics.failures.WithLabelValues(p.domain).Inc()
@@ -240,6 +240,26 @@ func (p *peer) tell(err error) {
 	if until := now.Add(wait); until.After(h.until) {
 		h.until = until
 	}
+}
+
+// A patience is how long one kind of request waits after answers that refuse it: the
+// peer is there, so its health says nothing. It is for one goroutine, or under a lock.
+type patience struct{ wait time.Duration }
+
+// after returns how long to wait after err: what the answer asks for, or longer each
+// time. No answer at all is what ready waits for.
+func (p *patience) after(err error) time.Duration {
+	e, ok := errors.AsType[*core.Error](err)
+	switch {
+	case err == nil:
+		p.wait = 0
+	case ok && e.Err != nil && e.RetryAfter == 0:
+	default:
+		if p.wait = min(max(2*p.wait, firstWait), longestGap); ok && e.RetryAfter > 0 {
+			return e.RetryAfter
+		}
+	}
+	return p.wait
 }
 
 // heard is called when the peer asks us something: it is there.

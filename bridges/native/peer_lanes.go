@@ -55,6 +55,8 @@ type lanes struct {
 	later   []*lane // were refused, and wait
 	unsaved []*lane
 	queued  int // octets in all queues
+	refused patience
+	until   time.Time // no batch before, because one was refused
 }
 
 func newLanes(p *peer) *lanes {
@@ -343,7 +345,7 @@ func (l *lanes) run(ctx context.Context) {
 	slots := make(chan struct{}, l.p.f.fc.Limits.InFlight)
 	var flying sync.WaitGroup
 	defer flying.Wait()
-	for l.p.ready(ctx) {
+	for l.p.ready(ctx) && l.pause(ctx) {
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
@@ -371,6 +373,20 @@ func (l *lanes) run(ctx context.Context) {
 	}
 }
 
+// pause waits while batches are refused; false when ctx has ended.
+func (l *lanes) pause(ctx context.Context) bool {
+	for ctx.Err() == nil {
+		l.mu.Lock()
+		wait := l.until.Sub(l.p.f.cfg.Now())
+		l.mu.Unlock()
+		if wait <= 0 {
+			return true
+		}
+		rest(ctx, l.wake, wait)
+	}
+	return false
+}
+
 // giveBack undoes a take whose reading failed.
 func (l *lanes) giveBack(ctx context.Context, b *batch, hungry []*lane, err error) {
 	l.fail(&batch{lanes: append(b.lanes, hungry...)})
@@ -393,9 +409,12 @@ func (l *lanes) ship(ctx context.Context, b *batch) {
 		if err != nil {
 			l.p.tell(away(err))
 		}
-	} else if !core.Temporary(err) { // it will say the same again: not at once
-		l.p.tell(core.Errorf(core.Unavailable, "refused: %w", err))
+	} else if !core.Temporary(err) {
+		l.p.tell(core.Errorf(core.Unavailable, "refused: %w", err)) // for the operator to see
 	}
+	l.mu.Lock()
+	l.until = l.p.f.cfg.Now().Add(l.refused.after(err))
+	l.mu.Unlock()
 	if err != nil {
 		l.fail(b)
 		return
