@@ -489,6 +489,41 @@ func TestAway(t *testing.T) {
 	}
 }
 
+// A homeserver that was given a room's state, and not the commits that led to it, has
+// nothing by which its devices could follow: they enter anew.
+func TestMissingCommits(t *testing.T) {
+	w := newWorld(t, 10)
+	alice, bob := w.phone(user("alice"), nil), w.phone(user("bob"), nil)
+	room := alice.create("tea")
+	alice.invite(room, user("bob"))
+	agree(room, alice, bob)
+	for _, talk := range []bool{true, false} {
+		seen := len(w.rooms[room].log)
+		alice.must(alice.Renew(ctx, room))
+		delete(w.rooms[room].log[seen].for_, bob.User())
+		if talk {
+			alice.say(room, "of an epoch that bob knows nothing of")
+		} else {
+			w.sleep(ctx, 2*time.Hour)
+		}
+		for range 15 {
+			bob.sync()
+			bob.must(bob.Tend(ctx))
+			w.sleep(ctx, time.Second)
+		}
+		agree(room, alice, bob)
+		if len(bob.saw(Resynced)) != 1 {
+			t.Errorf("talk %v: bob was not resynced: %+v", talk, bob.seen)
+		}
+		bob.seen = nil
+	}
+	bob.say(room, "back")
+	agree(room, alice, bob)
+	if got := alice.read(room); got[len(got)-1] != "bob: back" {
+		t.Errorf("alice reads %q", got)
+	}
+}
+
 func TestLetters(t *testing.T) {
 	w := newWorld(t, 7)
 	alice, bob := w.phone(user("alice"), nil), w.phone(user("bob"), nil)

@@ -281,8 +281,13 @@ func (l *link) CreateRoom(_ context.Context, r wire.CreateRoom) (wire.Room, erro
 }
 
 func (w *world) show(id core.RoomID, user core.UserURI) wire.Room {
-	r := w.rooms[id]
-	return wire.Room{Room: id, Kind: "group", Name: r.policy.Metadata().Name, Encrypted: true, Epoch: r.public.Epoch(), Head: uint64(len(r.log)), Joined: r.policy.Member(string(user))}
+	r, head := w.rooms[id], uint64(0)
+	for _, e := range r.log {
+		if e.for_[user] {
+			head = e.Seq
+		}
+	}
+	return wire.Room{Room: id, Kind: "group", Name: r.policy.Metadata().Name, Encrypted: true, Epoch: r.public.Epoch(), Head: head, Joined: r.policy.Member(string(user))}
 }
 
 func (l *link) Rooms(context.Context) (wire.Rooms, error) {

@@ -241,6 +241,9 @@ func (c *Client) message(r *room, ev *wire.Event, m *mls.Message) {
 	}
 	if m.Private.Epoch > r.g.Epoch() {
 		c.later(r, ev)
+		if r.Lost == "" { // a log has the commit first (PROTOCOL §5), unless it went on from a snapshot
+			c.lose(r, "commits before a message are missing")
+		}
 		return
 	}
 	app, err := r.g.Open(m)
@@ -298,7 +301,7 @@ func (c *Client) later(r *room, ev *wire.Event) {
 
 // revisit opens what came before its epoch.
 func (c *Client) revisit(ctx context.Context, r *room) error {
-	if r.Future == 0 || !r.Joined {
+	if r.Future == 0 || !r.Joined || r.g != nil && r.visited == r.g.Epoch() {
 		return nil
 	}
 	if err := c.flush(ctx); err != nil {
@@ -311,6 +314,7 @@ func (c *Client) revisit(ctx context.Context, r *room) error {
 	if err := c.open(ctx, r); err != nil {
 		return err
 	}
+	r.visited = r.g.Epoch()
 	for _, row := range rows {
 		var ev wire.Event
 		if err := decode(row.Data, &ev); err != nil {

@@ -61,6 +61,8 @@ type room struct {
 	stalled bool          // in this round nothing more is followed
 	warned  uint64        // place of the event that stalled it, told once
 	tendAt  int64         // ms when others' proposals are to be committed; 0: not seen yet
+	aheadAt int64         // ms since when messages of epochs to come wait; 0: none seen to wait yet
+	visited uint64        // epoch in which they were looked at last
 	own     []byte        // the last commit of this device that was merged
 	fresh   bool          // the next write is a snapshot
 }

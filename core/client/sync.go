@@ -22,6 +22,7 @@ const (
 	minTend        = 500 * time.Millisecond // others' proposals wait so long at least,
 	maxTend        = 5 * time.Second        // and so long at most, if the room does not say
 	tendEvery      = time.Hour              // to look at what is seldom due
+	aheadGrace     = 10 * time.Second       // for commits to come after messages of the epochs that they open
 )
 
 // Sync takes what is new from the homeserver, waiting up to wait for something to
@@ -194,10 +195,21 @@ func (c *Client) seldom(ctx context.Context) error {
 		return err
 	}
 	for _, w := range rooms.Rooms[:min(len(rooms.Rooms), maxRooms)] {
-		if w.Joined {
-			if err := c.listed(w); err != nil {
-				continue // not a room
-			}
+		if !w.Joined {
+			continue
+		}
+		if err := c.listed(w); err != nil {
+			continue // not a room
+		}
+		r := c.rooms[w.Room]
+		if r == nil || !r.Joined || r.Kind != core.Group {
+			continue
+		}
+		if err := c.open(ctx, r); err != nil {
+			return err
+		}
+		if w.Epoch > r.g.Epoch() && w.Head > 0 && w.Head <= r.Cursor && r.Lost == "" {
+			c.lose(r, "commits are missing in the homeserver's log")
 		}
 	}
 	return c.replenish(ctx)
@@ -215,6 +227,13 @@ func (c *Client) tendRoom(ctx context.Context, id core.RoomID) error {
 		}
 	}
 	now := c.now()
+	if r.Future == 0 || r.stalled {
+		r.aheadAt = 0
+	} else if r.aheadAt == 0 {
+		r.aheadAt = now
+	} else if now-r.aheadAt > aheadGrace.Milliseconds() && r.Lost == "" {
+		c.lose(r, "the commits before what is said now are missing")
+	}
 	switch {
 	case r.Kind != core.Group:
 		return nil
