@@ -311,6 +311,7 @@ func (m *Machine) chase(r *room) error {
 		if c.complete() {
 			continue
 		}
+		r.uneasy = r.uneasy || r.node != nil && r.lead() == 0 // who has not approved may lack the log
 		var missing []string
 		if slices.Contains(c.Voters, m.cfg.Homeserver) {
 			missing = slices.DeleteFunc(slices.Clone(c.Voters), func(d string) bool { return c.by(d) != nil })

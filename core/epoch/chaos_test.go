@@ -70,6 +70,7 @@ func (c *cluster) randomProposal(i int) {
 	}
 	ch := change{Nonce: fmt.Sprint(i), Rule: g.Auth.Rule, Bad: false, Proposal: c.rng.IntN(5) == 0}
 	if c.rng.IntN(6) == 0 && !ch.Proposal {
+		ch.Rule = uint8(c.rng.IntN(2))
 		perm := c.rng.Perm(5)
 		for k, j := range perm[:1+c.rng.IntN(4)] {
 			if k < 3 {

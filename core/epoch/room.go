@@ -44,6 +44,7 @@ type room struct {
 	naps     int    // rests since there was progress
 	napUntil uint64 // tick
 	sign     uint64 // of progress
+	gone     bool   // nobody answered this homeserver for long after it had left
 	uneasy   bool   // it woke with something left to do, and has not met a leader since
 
 	queue      []*offer                  // handshakes that wait for the log
@@ -259,7 +260,7 @@ func (m *Machine) rest(r *room) {
 	m.naps[r.id] = r
 	r.napUntil = m.ticks + uint64(min(napFirst<<min(r.naps, 8), napMost))
 	if r.naps++; r.naps > maxNaps && !m.part(r) { // nobody there knows this homeserver any more
-		r.row.Open = nil
+		r.row.Open, r.gone = nil, true
 		m.touch(r)
 	}
 	m.forgetLeader(r)
@@ -301,7 +302,13 @@ func (m *Machine) working(r *room) bool {
 	if r.leads() {
 		return r.row.Last > r.row.Commit || m.leftToDo(r)
 	}
-	return r.hasRaft() && m.part(r) && (r.uneasy || r.row.Last > r.row.Commit || !r.row.member(m.self))
+	return m.owes(r) && (r.uneasy || r.row.Last > r.row.Commit || !r.row.member(m.self))
+}
+
+// owes reports whether the room's agreement is this homeserver's business: it is
+// part of the room, or has still a vote that the others may need.
+func (m *Machine) owes(r *room) bool {
+	return r.hasRaft() && (m.part(r) || !r.gone && (slices.Contains(r.row.Voters, m.self) || slices.Contains(r.row.Outgoing, m.self)))
 }
 
 // leftToDo reports whether the leader waits for peers.
@@ -320,7 +327,7 @@ func (m *Machine) unfinished(r *room) bool {
 	} else if r.row.Lead != m.self {
 		r.row.Todo = false
 	}
-	return len(r.row.Open) > 0 || r.row.Todo || r.hasRaft() && m.part(r) && (r.row.Last > r.row.Commit || !r.row.member(m.self))
+	return len(r.row.Open) > 0 || r.row.Todo || m.owes(r) && (r.row.Last > r.row.Commit || !r.row.member(m.self))
 }
 
 // part reports whether this homeserver is part of the room's agreement.
