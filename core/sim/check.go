@@ -187,7 +187,8 @@ func (w *world) stored(h *home, from string, in wire.RoomEvents, out *core.Outpu
 				return err
 			}
 			late := head.Authority.Epoch > epochOf(p.Message)+tolerance
-			if !late && member && !w.facts.leaving[string(in.Room)+" "+string(p.Sender)] {
+			f := final{room: in.Room, head: head}
+			if !late && member && w.since(&f, h.domain, epochOf(p.Message)) && !w.facts.leaving[string(in.Room)+" "+string(p.Sender)] {
 				w.wrong("%s says that it has %d of %s, and has not", h.domain, p.Seq, from)
 			}
 			w.facts.passed[name] = true

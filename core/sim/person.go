@@ -155,10 +155,7 @@ func (d *device) something(ctx context.Context) {
 	switch {
 	case n < 55:
 		what = "says something"
-		d.person.said++
-		text := fmt.Sprintf("%s %s %d", w.canaries, d.name, d.person.said)
-		w.facts.said(d, text)
-		_, err = d.c.Send(ctx, id, "", []byte(text))
+		err = d.say(ctx, id)
 	case n < 77:
 		what = "invites " + string(other)
 		_, err = d.c.Invite(ctx, id, other)
@@ -183,6 +180,30 @@ func (d *device) something(ctx context.Context) {
 		err = d.reorder(ctx, id)
 	}
 	w.note(d.name, "%s in %s: %v", what, id, err)
+}
+
+// say says something that nobody has said before.
+func (d *device) say(ctx context.Context, id core.RoomID) error {
+	d.person.said++
+	text := fmt.Sprintf("%s %s %d", d.w.canaries, d.name, d.person.said)
+	d.w.facts.said(d, text)
+	_, err := d.c.Send(ctx, id, "", []byte(text))
+	return err
+}
+
+// sayAll says something in every room: who has missed a change of the room hears
+// that there was one.
+func (d *device) sayAll(ctx context.Context) {
+	rooms, err := d.c.Rooms(ctx)
+	if err != nil {
+		d.w.wrong("%s has no rooms: %v", d.name, err)
+	}
+	for _, r := range rooms {
+		if r.Joined {
+			err := d.say(ctx, r.Room)
+			d.w.note(d.name, "says something in %s: %v", r.Room, err)
+		}
+	}
 }
 
 // reorder makes other homeservers those that agree: a part of those with people in

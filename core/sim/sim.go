@@ -67,6 +67,7 @@ type Result struct {
 const (
 	settleTime = 15 * time.Minute // at most, until everything has come to rest
 	restTime   = 50 * time.Second // after that: a device that hears nothing asks again
+	sayTime    = 2 * time.Minute  // until everybody has said something once more
 )
 
 // Run runs a plan. What the product draws from crypto/rand decides the run too: the
@@ -117,6 +118,7 @@ func (w *world) people() {
 // settle waits until everything has come to rest.
 func (w *world) settle() {
 	began, why := w.now, ""
+	w.run(w.now + sayTime)
 	for w.now < began+settleTime && len(w.broken) == 0 {
 		w.run(w.now + time.Second)
 		if why = w.restless(); why == "" {

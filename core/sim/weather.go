@@ -72,5 +72,10 @@ func (w *world) clear() {
 	}
 	for _, d := range w.devices {
 		d.offline = false
+		w.after(w.between(time.Minute, 2*time.Minute), func() {
+			if d.c != nil && d.c.Registered() {
+				d.begin(d.sayAll)
+			}
+		})
 	}
 }
