@@ -16,6 +16,7 @@ const (
 	maxHomes  = 3    // homeservers of a room that are asked for one request
 	maxJoins  = 4096 // devices that are joining at a time
 	leaseKept = time.Minute
+	arriving  = 5 * time.Second // that a device waits for the room that it has joined
 )
 
 // joins remembers which homeserver lent the state of a room to a device: the
@@ -126,7 +127,9 @@ func (a *api) handshake(c *call, in *wire.Handshake) (*wire.Decided, error) {
 			return nil, err
 		}
 		a.joins.done(who)
-		a.hub.await(room, c.session.User, a.cfg.Now())
+		if err := a.arrival(ctx, c.session, room); err != nil {
+			a.log.Debug("a room that was joined elsewhere is not here yet", "err", err)
+		}
 		return &wire.Decided{Epoch: d.Epoch}, nil // its place is one in another's log
 	}
 	d, err := a.offers.offer(c.ctx(), a.gw(), &core.Handshake{Room: room, By: c.session.Device, Home: a.cfg.Domain, Message: in.Message,
@@ -137,6 +140,39 @@ func (a *api) handshake(c *call, in *wire.Handshake) (*wire.Decided, error) {
 	a.joins.done(who)
 	a.hub.joined(c.session.User)
 	return &wire.Decided{Epoch: d.Epoch, Seq: d.Seq}, nil
+}
+
+// arrival waits until a room that a user has joined elsewhere is here with that
+// user in it, so that what the device asks next is answered; but not for long.
+func (a *api) arrival(ctx context.Context, s core.Session, room core.RoomID) error {
+	a.hub.await(room, s.User, a.cfg.Now())
+	ctx, cancel := context.WithTimeout(ctx, arriving)
+	defer cancel()
+	w, err := a.hub.enter(s)
+	if err != nil {
+		return err
+	}
+	defer a.hub.leave(w)
+	for {
+		var p presence
+		err := a.view(ctx, func(v *view) (err error) {
+			p, err = v.presence(room, s.User)
+			return err
+		})
+		switch {
+		case err == nil && p.in:
+			a.hub.found(room, s.User)
+			a.hub.joined(s.User)
+			return nil
+		case err != nil && core.CodeOf(err) != core.NotFound:
+			return err
+		}
+		select {
+		case <-w.poke:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // groupInfo answers POST /v1/rooms/{room}/group-info. A homeserver that is away,

@@ -239,6 +239,7 @@ func (rd *reader) listRooms(v *view, out *wire.Sync) error {
 	in := map[core.RoomID]bool{}
 	err := v.eachRoom(rd.s.User, func(id core.RoomID, p presence) error {
 		in[id], rd.todo[id] = true, true
+		rd.a.hub.found(id, rd.s.User)
 		w, err := describe(v, id)
 		if err != nil {
 			return err
@@ -255,7 +256,6 @@ func (rd *reader) listRooms(v *view, out *wire.Sync) error {
 		default:
 			at = min(p.since-1, w.Head) // with the event that brought them in
 		}
-		rd.a.hub.found(id, rd.s.User)
 		rd.pos.rooms[id], w.Head, w.Joined = at, at, true
 		out.Joined = append(out.Joined, w)
 		return nil
