@@ -45,6 +45,7 @@ type chatSession struct {
 	marks map[core.RoomID]*chatMark
 	dirty map[core.RoomID]bool
 	trust map[core.RoomID]trusted // how many devices of a Group are not verified
+	names map[core.RoomID]string  // of rooms that were listed once
 	seen  int                     // counts verifications, which void trust
 	lines uint64                  // of events that have no place of their own
 }
@@ -74,7 +75,7 @@ func openSession(ctx context.Context, p *chatProfile, secret client.Secret, wait
 	if err != nil {
 		return nil, err
 	}
-	s := &chatSession{profile: p, home: home, db: db, kv: kv, marks: map[core.RoomID]*chatMark{}, dirty: map[core.RoomID]bool{}, trust: map[core.RoomID]trusted{}}
+	s := &chatSession{profile: p, home: home, db: db, kv: kv, marks: map[core.RoomID]*chatMark{}, dirty: map[core.RoomID]bool{}, trust: map[core.RoomID]trusted{}, names: map[core.RoomID]string{}}
 	if s.device, err = client.Open(ctx, client.Config{Store: kv, Home: home, Rand: rand.Reader, Now: time.Now, Wait: sleepFor}); err == nil {
 		err = s.loadMarks(ctx)
 	}
@@ -195,6 +196,9 @@ func (s *chatSession) Rooms() ([]chatRoom, error) {
 				return nil, err
 			}
 		}
+		s.mu.Lock()
+		s.names[i.Room] = r.Name
+		s.mu.Unlock()
 		out = append(out, r)
 	}
 	sortRooms(out)
@@ -386,6 +390,9 @@ func (s *chatSession) tell(n *chatNews, u *client.Update, verified func(*client.
 		kind = chatWarning
 		n.Warnings = append(n.Warnings, text)
 	}
+	if u.Kind == client.RoomLeft { // nobody looks into a room that is not in the list
+		n.Warnings = append(n.Warnings, s.name(u.Room)+": "+text)
+	}
 	if u.Room == "" {
 		return
 	}
@@ -397,6 +404,13 @@ func (s *chatSession) tell(n *chatNews, u *client.Update, verified func(*client.
 	}
 	s.mu.Unlock()
 	n.Lines = append(n.Lines, l)
+}
+
+// name is what a room is called, or was when the user was in it.
+func (s *chatSession) name(room core.RoomID) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return screenLine(cmp.Or(s.names[room], room.Local()))
 }
 
 // updateText says what happened, "" if nobody need know.
@@ -446,8 +460,9 @@ func letterText(l *client.Letter, home string) string {
 // Listen implements chatter.
 func (s *chatSession) Listen(ctx context.Context, tell func(chatNews)) error {
 	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	go s.tend(ctx, tell)
+	tended := make(chan struct{})
+	go func() { defer close(tended); s.tend(ctx, tell) }()
+	defer func() { stop(); <-tended }() // the store is closed after Listen
 	delay := firstRetry
 	for first := true; ctx.Err() == nil; first = false {
 		wait := pollFor
