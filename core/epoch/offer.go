@@ -291,9 +291,10 @@ func (m *Machine) appendOffer(r *room, o *offer) (bool, error) {
 	if r.node == nil || r.inLog[o.id] || r.commit != nil {
 		return false, nil
 	}
-	// Nothing follows a configuration that is not applied: a leader that it removes
-	// would be ahead of the others, and they could not elect one of theirs.
-	if r.confIndex > r.row.Applied {
+	// Nothing follows a configuration that is not applied, nor the one that raft lets
+	// follow a joint one: a leader that it removes would be ahead of the others, and
+	// they could not elect one of theirs.
+	if r.confIndex > r.row.Applied || len(r.row.Outgoing) > 0 {
 		return false, nil
 	}
 	// A new leader may be behind the offer's epoch for a moment.

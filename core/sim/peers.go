@@ -140,6 +140,11 @@ func saying(ms []core.PeerMessage) string {
 		r := new(raftpb.Message)
 		if m.Kind == core.PeerRaft && proto.Unmarshal(m.Body, r) == nil {
 			text = fmt.Sprintf("%v term %d index %d/%d +%d commit %d %v", r.GetType(), r.GetTerm(), r.GetIndex(), r.GetLogTerm(), len(r.GetEntries()), r.GetCommit(), r.GetReject())
+			for _, e := range r.GetEntries() {
+				if cc := new(raftpb.ConfChangeV2); e.GetType() == raftpb.EntryConfChangeV2 && proto.Unmarshal(e.GetData(), cc) == nil {
+					text += fmt.Sprintf(" %d: %v", e.GetIndex(), raftpb.ConfChangesToString(cc.GetChanges()))
+				}
+			}
 		}
 		out = append(out, m.Room.Local()+" "+text)
 	}
