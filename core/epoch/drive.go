@@ -115,12 +115,9 @@ func (m *Machine) follow(r *room, s *raft.SoftState) {
 	if r.leader && !leads && !r.row.member(m.self) {
 		m.inquire(r) // so that somebody else takes over
 	}
+	r.uneasy = s.Lead == 0 && (r.uneasy || r.leader) // who led may have left others behind
 	r.leader = leads
-	if s.Lead == 0 {
-		return
-	}
-	r.uneasy = false
-	if s.Lead != r.row.Lead {
+	if s.Lead != 0 && s.Lead != r.row.Lead {
 		r.row.Lead = s.Lead
 		m.touch(r)
 	}
