@@ -159,7 +159,7 @@ func (c *Client) equip(ctx context.Context, r *room, ev *wire.Event, m *mls.Mess
 	}
 	err := c.meetLeaves(ctx, leaves)
 	if m.Public.Content.Commit != nil && err == nil {
-		err = c.meetHomeservers(ctx, r, ev)
+		err = c.meetHomeservers(ctx, ev)
 	}
 	if ctx.Err() != nil {
 		return false, ctx.Err()
@@ -179,7 +179,11 @@ func (c *Client) equip(ctx context.Context, r *room, ev *wire.Event, m *mls.Mess
 
 // meetHomeservers pins the homeservers that sign a room's epochs. One that has a new
 // key is asked for it.
-func (c *Client) meetHomeservers(ctx context.Context, r *room, ev *wire.Event) error {
+func (c *Client) meetHomeservers(ctx context.Context, ev *wire.Event) error {
+	r := c.rooms[ev.Room]
+	if r == nil || r.p == nil {
+		return nil // the room was left while its leaves were met
+	}
 	domains := slices.Clone(r.p.Authority().Domains)
 	known := func(*identity.Chain) bool { return true }
 	for _, d := range domains {
