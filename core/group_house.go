@@ -144,9 +144,6 @@ func (e *Engine) RestoreGroup(tx Tx, now time.Time, room RoomID, snapshot []byte
 	if g.public, err = mls.ParsePublicGroup(s.Public, e.mlsPolicy); err != nil {
 		return Output{}, Errorf(Invalid, "group snapshot: %w", err)
 	}
-	if err := g.public.Tree().Validate(g.public.GroupID(), e.cfg.Parallel); err != nil {
-		return Output{}, Errorf(Invalid, "group snapshot: %w", err)
-	}
 	if !bytes.Equal(g.public.GroupID(), GroupID(room)) || len(s.Info) < 2 || len(s.Info) > maxInfo || len(s.Name) > MaxName || !plainText(s.Name) {
 		return Output{}, Errorf(Invalid, "a snapshot of another group")
 	}
@@ -155,18 +152,21 @@ func (e *Engine) RestoreGroup(tx Tx, now time.Time, room RoomID, snapshot []byte
 	}
 	g.head.Info, g.head.InfoTree = s.Info, s.Tree
 	old, err := e.group(tx, room)
-	if err != nil && CodeOf(err) != NotFound {
+	switch _, domains := g.authority(); {
+	case err != nil && CodeOf(err) != NotFound:
 		return Output{}, err
+	case err != nil && !slices.Contains(domains, e.cfg.Homeserver): // anybody may offer us a room: not one of strangers
+		return Output{}, Errorf(Denied, "nobody of this homeserver is in that room")
+	case err != nil:
+	case old.group.public.Epoch() > g.public.Epoch():
+		return Output{}, nil
+	case old.group.public.Epoch() == g.public.Epoch() && !bytes.Equal(old.group.public.ContextBytes(), g.public.ContextBytes()):
+		return Output{}, Errorf(Invalid, "a snapshot of another epoch than the one agreed")
+	default:
+		g.head.Trees, g.stored = old.group.head.Trees, old.group.stored
 	}
-	var positions map[string]uint64
-	if err == nil {
-		if old.group.public.Epoch() > g.public.Epoch() {
-			return Output{}, nil
-		}
-		g.head.Trees, positions = old.group.head.Trees, old.group.stored
-	}
-	if positions != nil {
-		g.stored = positions
+	if err := g.public.Tree().Validate(g.public.GroupID(), e.cfg.Parallel); err != nil { // last: it is what costs
+		return Output{}, Errorf(Invalid, "group snapshot: %w", err)
 	}
 	return e.settleGroup(tx, Room{ID: room, Kind: Group, ContentType: ContentMIMI, Name: s.Name, Direct: s.Direct,
 		Created: time.UnixMilli(s.Created), Founder: s.Founder}, g)
