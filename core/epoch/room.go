@@ -227,7 +227,7 @@ func (m *Machine) tickRoom(r *room) error {
 		m.retrySnapshots(r)
 	}
 	if r.hasRaft() && m.part(r) && m.ticks%wantTicks == 0 &&
-		(!r.row.member(m.self) || r.row.Last > r.row.Commit && !slices.Contains(r.row.Voters, m.self)) {
+		(!r.row.member(m.self) || (r.uneasy || r.row.Last > r.row.Commit) && !slices.Contains(r.row.Voters, m.self)) {
 		m.inquire(r)
 	}
 	if len(r.row.Open) > 0 && m.ticks%wantTicks == 0 {
