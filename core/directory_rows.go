@@ -115,6 +115,7 @@ type directory struct {
 	pairs    meter // letters, by sender and device
 	tries    meter // of join codes, by room and user
 	roomTry  meter // of join codes, by room
+	trees    meter // KiB of those that come with Welcomes, by sender
 	leases   recent[turn]
 	lessees  recent[lessee]
 	prepared bool
@@ -134,6 +135,7 @@ func (e *Engine) memory() *directory {
 			pairs:    meter{Burst: 100 * pairWeight, Every: 10 * time.Second / pairWeight},
 			tries:    meter{Burst: 5, Every: time.Minute},
 			roomTry:  meter{Burst: 50, Every: 10 * time.Second},
+			trees:    meter{Burst: 4 * maxTree >> 10, Every: 10 * time.Millisecond},
 		}
 	}
 	return d
@@ -158,6 +160,7 @@ const (
 	duePackage   dueKind = "package"
 	dueCode      dueKind = "code"
 	dueAdmission dueKind = "admission"
+	dueTree      dueKind = "tree"
 )
 
 func dueKey(at int64, what dueKind, key string) string {
@@ -210,6 +213,8 @@ func (e *Engine) end(tx Tx, now time.Time, at int64, due string, out *Output) er
 		return tx.DropValue(joinCodes, key)
 	case dueAdmission:
 		return tx.DropValue(admissions, key)
+	case dueTree:
+		return endTree(tx, key)
 	}
 	return Errorf(Internal, "nobody knows what to do with a due %q", what)
 }

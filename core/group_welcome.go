@@ -2,6 +2,7 @@ package core
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -141,6 +142,9 @@ func (e *Engine) putWelcome(tx Tx, now time.Time, in PutWelcome) (Output, error)
 	if len(w.Tree) > maxTree || len(w.Message) > MaxHandshake {
 		return Output{}, Errorf(TooLarge, "a Welcome or its tree is over its bound")
 	}
+	if wait := e.memory().trees.take(in.From, 1+len(w.Tree)>>10, now); wait > 0 {
+		return Output{}, limited(wait, "too many Welcomes")
+	}
 	var out Output
 	for i := range m.Welcome.Secrets {
 		ref := m.Welcome.Secrets[i].NewMember
@@ -158,5 +162,34 @@ func (e *Engine) putWelcome(tx Tx, now time.Time, in PutWelcome) (Output, error)
 	if len(out.Letters) == 0 {
 		return Output{}, Errorf(Denied, "that Welcome is for nobody here")
 	}
-	return out, asBroken(tx.PutValue(groupTrees, epochKey(w.Room, w.Epoch), w.Tree))
+	return out, e.keepForeignTree(tx, now, epochKey(w.Room, w.Epoch), w.Tree)
+}
+
+// keepForeignTree keeps the tree that came with a Welcome for as long as the Welcome
+// may wait. It takes no other's place: who sends it need not be of that room.
+func (e *Engine) keepForeignTree(tx Tx, now time.Time, key string, tree []byte) error {
+	if _, err := tx.Value(groupTrees, key); !isAbsent(err) {
+		return asBroken(err)
+	}
+	if err := e.remind(tx, now.Add(welcomeGrace).Unix(), dueTree, key); err != nil {
+		return err
+	}
+	return asBroken(tx.PutValue(groupTrees, key, tree))
+}
+
+// endTree drops such a tree, unless the room is here by now and keeps it.
+func endTree(tx Tx, key string) error {
+	room, number, _ := strings.Cut(key, "/")
+	epoch, err := parseNumberKey(number)
+	if err != nil {
+		return err
+	}
+	var head GroupHead
+	if err := getCBOR(tx, groupHeads, room, &head); err != nil && !isAbsent(err) {
+		return err
+	}
+	if slices.Contains(head.Trees, epoch) {
+		return nil
+	}
+	return tx.DropValue(groupTrees, key)
 }
