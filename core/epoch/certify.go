@@ -2,6 +2,7 @@ package epoch
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -151,8 +152,19 @@ func (m *Machine) judge(r *room, c *certRow) error {
 		return err
 	case core.CodeOf(err) != core.Unavailable:
 		c.Judged = judgedNever
+	default:
+		if e, ok := errors.AsType[*core.Error](err); ok && e.Missing != "" {
+			m.lack(e.Missing)
+		}
 	}
 	return nil
+}
+
+// lack says whose record would help, once for an input.
+func (m *Machine) lack(domain string) {
+	if !slices.Contains(m.out.Missing, domain) && domain != m.cfg.Homeserver {
+		m.out.Missing = append(m.out.Missing, domain)
+	}
 }
 
 // add takes another homeserver's approval into c, if it is what it says.
@@ -166,7 +178,11 @@ func (m *Machine) add(r *room, c *certRow, s signed) error {
 	if same && have != nil || !same && odd != nil && odd.a.same(&s.a) {
 		return nil
 	}
-	if err := m.verify(&s); err != nil {
+	switch err := m.verify(&s); {
+	case absent(err): // one that left before this homeserver came
+		m.lack(s.a.Domain)
+		return nil
+	case err != nil:
 		m.stats.Forged++
 		return nil
 	}
@@ -292,9 +308,13 @@ func (m *Machine) adopt(r *room, c *certRow) error {
 }
 
 // chase asks for the approvals that are missing, and judges again what could not
-// be judged.
+// be judged: of the epochs that wait a few each time, in turn, for one whose voters
+// are gone for good must not keep others from theirs.
 func (m *Machine) chase(r *room) error {
-	for _, o := range slices.Clone(r.row.Open[:min(len(r.row.Open), maxChase)]) {
+	open := slices.Clone(r.row.Open)
+	for range min(len(open), maxChase) {
+		o, round := open[r.chased%len(open)], r.chased/len(open)
+		r.chased++
 		c, err := readCert(m.tx, r.numbered(o.Epoch))
 		if err != nil {
 			return err
@@ -317,7 +337,7 @@ func (m *Machine) chase(r *room) error {
 			missing = slices.DeleteFunc(slices.Clone(c.Voters), func(d string) bool { return c.by(d) != nil })
 		}
 		all := slices.Concat(r.auth.Voters, r.auth.Followers, c.Voters) // any of them may have the whole
-		if d := all[m.ticks/wantTicks%uint64(len(all))]; d != m.cfg.Homeserver && !slices.Contains(missing, d) {
+		if d := all[round%len(all)]; d != m.cfg.Homeserver && !slices.Contains(missing, d) {
 			missing = append(missing, d)
 		}
 		for _, d := range missing {

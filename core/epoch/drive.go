@@ -115,7 +115,10 @@ func (m *Machine) follow(r *room, s *raft.SoftState) {
 	if r.leader && !leads && !r.row.member(m.self) {
 		m.inquire(r) // so that somebody else takes over
 	}
-	r.uneasy = s.Lead == 0 && (r.uneasy || r.leader) // who led may have left others behind
+	if uneasy := s.Lead == 0 && (r.uneasy || r.leader); uneasy != r.uneasy { // who led may have left others behind
+		r.uneasy = uneasy
+		m.touch(r)
+	}
 	r.leader = leads
 	if s.Lead != 0 && s.Lead != r.row.Lead {
 		r.row.Lead = s.Lead

@@ -164,6 +164,8 @@ func (m *Machine) applyConf(r *room, e *pb.Entry) error {
 		}
 	}
 	r.nameAll()
+	// Who led until it lost its vote may have left others behind.
+	r.uneasy = r.uneasy || slices.Contains(r.row.Voters, m.self) && !slices.Contains(r.row.Voters, r.row.Lead)
 	return m.guard(r, func() error { r.node.ApplyConfChange(cc); return nil })
 }
 

@@ -389,6 +389,9 @@ func (m *Machine) offered(r *room, from string, msg *pb.Message) error {
 	if r.inLog[id] || r.own(from, id) != nil {
 		return nil
 	}
+	if r.lead() == memberID(from) {
+		m.forgetLeader(r) // who leads sends this to nobody
+	}
 	if lead := r.lead(); lead != 0 && lead != m.self {
 		m.redirect(r, from, id, lead)
 		return nil

@@ -177,7 +177,7 @@ func (m *Machine) members(r *room, from string, body []byte) error {
 // follower hears how far the log is agreed.
 func (m *Machine) takeOver(r *room, from uint64) error {
 	switch {
-	case !slices.Contains(r.row.Voters, m.self), !r.row.member(from) && !r.mismatch():
+	case !slices.Contains(r.row.Voters, m.self), !r.row.member(from) && from != r.row.Lead && !r.mismatch():
 		m.rouse(r)
 		return nil
 	case r.leads(): // its next heartbeats say how far the log is agreed
@@ -214,7 +214,11 @@ func (m *Machine) raftMessage(r *room, from string, body []byte) error {
 	case pb.MsgVote, pb.MsgPreVote:
 		m.stir(r) // who asks for votes does not hear a leader: if that is us, it will
 	}
-	return m.step(r, msg)
+	err := m.step(r, msg)
+	if m.awake[r.id] == nil {
+		m.forgetLeader(r) // it came late
+	}
+	return err
 }
 
 func (m *Machine) step(r *room, msg *pb.Message) error {

@@ -45,13 +45,14 @@ type room struct {
 	napUntil uint64 // tick
 	sign     uint64 // of progress
 	gone     bool   // nobody answered this homeserver for long after it had left
-	uneasy   bool   // it woke with something left to do, and has not met a leader since
+	uneasy   bool   // somebody may have been left behind, and no leader was met since
 
 	queue      []*offer                  // handshakes that wait for the log
 	inLog      map[core.HandshakeID]bool // leader: appended and not applied yet
 	commit     *core.HandshakeID         // leader: the commit among them
 	early      []signed                  // approvals of epochs that have not opened here
 	guests     map[uint64]string         // members that a voter vouched for
+	chased     int                       // questions for approvals: whose turn it is
 	asked      uint64                    // tick of the last question who the members are
 	snapshots  map[uint64]uint64         // leader: when a peer was sent a snapshot
 	leaving    map[uint64]uint64         // leader: since when a peer waits for its removal
@@ -324,8 +325,8 @@ func (m *Machine) leftToDo(r *room) bool {
 func (m *Machine) unfinished(r *room) bool {
 	if r.leads() {
 		r.row.Todo = m.leftToDo(r)
-	} else if r.row.Lead != m.self {
-		r.row.Todo = false
+	} else if r.uneasy || r.row.Lead != m.self {
+		r.row.Todo = r.uneasy
 	}
 	return len(r.row.Open) > 0 || r.row.Todo || m.owes(r) && (r.row.Last > r.row.Commit || !r.row.member(m.self))
 }

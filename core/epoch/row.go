@@ -41,7 +41,7 @@ type row struct {
 	Recent                []decided
 	Open                  []opening // epochs whose certificate is not complete
 	Awake                 bool      // this room is in bucketAwake
-	Todo                  bool      // the leader had something left to do
+	Todo                  bool      // there was something left to do for a leader
 }
 
 // A run is a stretch of entries of one term.

@@ -105,6 +105,15 @@ func (r *rooms) Decide(tx core.Tx, now time.Time, hs *core.Handshake) (core.Outp
 	return out, opened, err
 }
 
+// Judge is that of core.Engine.
+func (r *rooms) Judge(tx core.Tx, now time.Time, room core.RoomID, number uint64) error {
+	err := r.Engine.Judge(tx, now, room, number)
+	if err != nil {
+		r.h.w.note(r.h.domain, "does not approve epoch %d of %s: %v", number, room, err)
+	}
+	return err
+}
+
 // crash ends the process, and begins it again after a while.
 func (h *home) crash(down time.Duration) {
 	if !h.up {
