@@ -231,9 +231,11 @@ func (e *Engine) leaseUsed(room RoomID, device DeviceURI) {
 }
 
 // leasedByCode reports whether a device's user gave a join code for its last lease of
-// a room, and the device has not committed since.
-func (e *Engine) leasedByCode(room RoomID, device DeviceURI) bool {
-	return e.memory().lessees.get(leaseKey(room, device)).code
+// a room, and the device has not committed since. It counts no longer than the code
+// itself does.
+func (e *Engine) leasedByCode(now time.Time, room RoomID, device DeviceURI) bool {
+	l := e.memory().lessees.get(leaseKey(room, device))
+	return l.code && now.Sub(l.last) < admissionLife
 }
 
 func leaseKey(room RoomID, device DeviceURI) string { return string(room) + " " + string(device) }

@@ -116,6 +116,22 @@ func TestJoinCodeAdmitsTheCommit(t *testing.T) {
 	})
 }
 
+// What a code opened closes again when its user has waited for too long.
+func TestJoinCodeAdmitsForAWhile(t *testing.T) {
+	h, ds := newCodeHouse(t, 2, policy.JoinCodes())
+	h.do(code(club, alice, "many", 0, time.Time{}))
+	for i, wait := range []time.Duration{9 * time.Minute, 10 * time.Minute} {
+		l := must(ds[i].ask(h, "many"))(t)
+		h.now = h.now.Add(wait)
+		err := ds[i].enter(h, l)
+		if wait < 10*time.Minute {
+			h.must(err)
+		} else {
+			wantCode(t, err, core.Denied)
+		}
+	}
+}
+
 func TestPutJoinCodeIsForWhoMay(t *testing.T) {
 	h, ds := newCodeHouse(t, 1, policy.JoinCodes())
 	for name, c := range map[string]struct {

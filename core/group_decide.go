@@ -29,14 +29,15 @@ func (x *examined) same(h *Handshake) bool {
 }
 
 // CheckHandshake says whether h may be offered to the agreement of its room now,
-// and marks it if its sender has shown a join code here. Beside what Decide asks it judges what each homeserver sees for itself:
-// who the devices are, and whether their key packages are in date.
+// and marks it if its sender has shown a join code here. Beside what Decide asks it
+// judges what each homeserver sees for itself: who the devices are, and whether
+// their key packages are in date.
 func (e *Engine) CheckHandshake(tx Tx, now time.Time, h *Handshake) error {
 	r, err := e.group(tx, h.Room)
 	if err != nil {
 		return err
 	}
-	h.Code = e.leasedByCode(h.Room, h.By)
+	h.Code = e.leasedByCode(now, h.Room, h.By)
 	x, err := r.group.examine(h)
 	if err != nil {
 		return err

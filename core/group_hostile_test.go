@@ -214,3 +214,20 @@ func TestGroupJudge(t *testing.T) {
 	h.do(core.PutHomeserver{Record: homeRecord(t, domainB)})
 	h.accept(hs)
 }
+
+// A homeserver does not take up a room because another says so: it is to have a
+// device of its own, and nobody else begins rooms in its name.
+func TestGroupSnapshotsOfLiars(t *testing.T) {
+	a, b := newGroupHouse(t, domainA), newGroupHouse(t, domainB)
+	al, bo := newDevice(t, alice, "phone"), newDevice(t, bobB, "phone")
+	al.create(a, club, policy.Default(string(alice), domainA))
+	alone := a.snapshot(club)
+	wantCode(t, b.restore(club, alone), core.Denied) // nobody of b.example is in it
+	a.accept(al.add(club, bo))
+	al.merge()
+	two := a.snapshot(club)
+	wantCode(t, b.restore(club, two), core.Denied) // one who never registered
+	b.enrol(bo.proof)
+	b.must(b.restore(club, two))
+	wantCode(t, newGroupHouse(t, domainA).restore(club, two), core.Denied) // its own name
+}

@@ -152,12 +152,13 @@ func (e *Engine) RestoreGroup(tx Tx, now time.Time, room RoomID, snapshot []byte
 	}
 	g.head.Info, g.head.InfoTree = s.Info, s.Tree
 	old, err := e.group(tx, room)
-	switch _, domains := g.authority(); {
+	switch {
 	case err != nil && CodeOf(err) != NotFound:
 		return Output{}, err
-	case err != nil && !slices.Contains(domains, e.cfg.Homeserver): // anybody may offer us a room: not one of strangers
-		return Output{}, Errorf(Denied, "nobody of this homeserver is in that room")
 	case err != nil:
+		if err := e.awaited(tx, room, g); err != nil {
+			return Output{}, err
+		}
 	case old.group.public.Epoch() > g.public.Epoch():
 		return Output{}, nil
 	case old.group.public.Epoch() == g.public.Epoch() && !bytes.Equal(old.group.public.ContextBytes(), g.public.ContextBytes()):

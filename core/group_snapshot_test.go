@@ -29,6 +29,7 @@ func TestSnapshotsThatNobodyAskedFor(t *testing.T) {
 		h.accept(hs)
 		d.merge()
 	}
+	b.enrol(bo.proof)
 	if err := b.restore(club, a.snapshot(club)); err != nil {
 		t.Fatal(err)
 	}
