@@ -93,6 +93,11 @@ func (p *postgresServer) start() {
 	p.t.Fatalf("PostgreSQL never answers: %s", out.String())
 }
 
+// socket is the server's URL for who shares no network with it, but the files.
+func (p *postgresServer) socket() string {
+	return fmt.Sprintf("postgres://isthmus@/postgres?host=%s&port=%s&sslmode=disable", p.dir, p.port)
+}
+
 // stop ends it as a crash would.
 func (p *postgresServer) stop() {
 	if p.cmd != nil {
