@@ -8,14 +8,15 @@ import (
 )
 
 // Bounds of the queue of one device. Welcomes have a part of their own, so that
-// nobody keeps a device out of rooms by writing letters to it.
+// nobody keeps a device out of rooms by writing letters to it; so has what is to be
+// said again.
 const (
 	maxPutLetters    = 1024     // of one input
 	maxLetterOctets  = 16 << 20 // of all but Welcomes
 	maxWelcomes      = 1000
 	maxWelcome       = 4 << 20 // octets; that of a room of 10,000 has half a megabyte
 	maxWelcomeOctets = 64 << 20
-	maxQueued        = MaxLetters + maxWelcomes
+	maxQueued        = MaxLetters + maxWelcomes + maxAgain
 	maxLetterPage    = 8 << 20 // octets of what LettersOf returns
 )
 
@@ -32,6 +33,7 @@ type letterHead struct {
 	Last    uint64   // ID
 	Letters letterPart
 	Welcome letterPart
+	Again   letterPart
 }
 
 type letterPart struct {
@@ -59,6 +61,9 @@ type letterRow struct {
 func (h *letterHead) part(k LetterKind) (part *letterPart, count, octets int) {
 	if k == LetterWelcome {
 		return &h.Welcome, maxWelcomes, maxWelcomeOctets
+	}
+	if k == LetterAgain {
+		return &h.Again, maxAgain, maxAgainOctets
 	}
 	return &h.Letters, MaxLetters, maxLetterOctets
 }

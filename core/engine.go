@@ -132,7 +132,7 @@ func (e *Engine) Apply(tx Tx, now time.Time, in Input) (Output, error) {
 	case PeerEvents:
 		return e.peerEvents(tx, now, in)
 	case PeerStored:
-		return e.peerStored(tx, in)
+		return e.peerStored(tx, now, in)
 	case PutWelcome:
 		return e.putWelcome(tx, now, in)
 	case DropWelcome:

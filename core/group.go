@@ -25,7 +25,7 @@ const (
 	groupEpochs      = "group epoch"   // room/epoch that ended -> what ended it
 	groupTrees       = "group tree"    // room/epoch -> ratchet tree
 	groupJudgements  = "group judge"   // room/epoch -> identities of who came in
-	groupStored      = "group stored"  // room/domain -> place in that homeserver's log
+	groupStored      = "group stored"  // room/domain -> peerLog: of that homeserver
 	groupPositions   = "group sent"    // domain/room -> place in our log
 	groupWelcomes    = "group welcome" // domain/room/epoch -> a Welcome on its way
 )
@@ -49,7 +49,7 @@ type groupState struct {
 	policy *policy.State
 	leaves map[string][]uint32 // of each user, rising
 	gone   map[string]bool     // users whose removal is proposed: it counts at once
-	stored map[string]uint64   // places in the logs of other homeservers, as far as loaded
+	stored map[string]peerLog  // of the logs of other homeservers, as far as loaded
 
 	checked   HandshakeID // the last handshake examined, so that it is not examined twice
 	checkedOn *mls.PublicGroup
@@ -159,7 +159,7 @@ func (e *Engine) loadGroup(tx Tx, id RoomID) (*groupState, error) {
 	if err != nil {
 		return nil, asBroken(err)
 	}
-	g := &groupState{head: head, stored: map[string]uint64{}}
+	g := &groupState{head: head, stored: map[string]peerLog{}}
 	if g.public, err = mls.ParsePublicGroup(b, e.mlsPolicy); err != nil {
 		return nil, Errorf(Internal, "group snapshot: %w", err)
 	}

@@ -33,7 +33,7 @@ func (e *Engine) createGroup(tx Tx, now time.Time, in CreateGroup) (Output, erro
 	if err != nil || m.GroupInfo == nil || len(in.Info) > maxInfo {
 		return Output{}, Errorf(Invalid, "a Group begins with the GroupInfo that its first device made")
 	}
-	g := &groupState{stored: map[string]uint64{}}
+	g := &groupState{stored: map[string]peerLog{}}
 	if g.public, err = mls.NewPublicGroup(m.GroupInfo, nil, e.mlsPolicy); err != nil {
 		return Output{}, Errorf(Invalid, "group info: %w", err)
 	}
@@ -139,7 +139,7 @@ func (e *Engine) RestoreGroup(tx Tx, now time.Time, room RoomID, snapshot []byte
 	if _, err := ParseRoomID(string(room)); err != nil {
 		return Output{}, err
 	}
-	g := &groupState{stored: map[string]uint64{}}
+	g := &groupState{stored: map[string]peerLog{}}
 	var err error
 	if g.public, err = mls.ParsePublicGroup(s.Public, e.mlsPolicy); err != nil {
 		return Output{}, Errorf(Invalid, "group snapshot: %w", err)
@@ -151,6 +151,7 @@ func (e *Engine) RestoreGroup(tx Tx, now time.Time, room RoomID, snapshot []byte
 		return Output{}, err
 	}
 	g.head.Info, g.head.InfoTree = s.Info, s.Tree
+	var before []string
 	old, err := e.group(tx, room)
 	switch {
 	case err != nil && CodeOf(err) != NotFound:
@@ -164,13 +165,17 @@ func (e *Engine) RestoreGroup(tx Tx, now time.Time, room RoomID, snapshot []byte
 	case old.group.public.Epoch() == g.public.Epoch() && !bytes.Equal(old.group.public.ContextBytes(), g.public.ContextBytes()):
 		return Output{}, Errorf(Invalid, "a snapshot of another epoch than the one agreed")
 	default:
-		g.head.Trees, g.stored = old.group.head.Trees, old.group.stored
+		g.head.Trees, g.stored, before = old.group.head.Trees, old.group.stored, old.group.head.Domains
 	}
 	if err := g.public.Tree().Validate(g.public.GroupID(), e.cfg.Parallel); err != nil { // last: it is what costs
 		return Output{}, Errorf(Invalid, "group snapshot: %w", err)
 	}
-	return e.settleGroup(tx, Room{ID: room, Kind: Group, ContentType: ContentMIMI, Name: s.Name, Direct: s.Direct,
+	out, err := e.settleGroup(tx, Room{ID: room, Kind: Group, ContentType: ContentMIMI, Name: s.Name, Direct: s.Direct,
 		Created: time.UnixMilli(s.Created), Founder: s.Founder}, g)
+	if err == nil && before != nil { // somebody may have come meanwhile
+		err = e.startAt(tx, e.rooms[room], before)
+	}
+	return out, err
 }
 
 // groupInfo is what an external commit by user needs, if the room's policy lets

@@ -58,8 +58,9 @@ func (g *groupState) checkSealed(sender UserURI, body Sealed) error {
 }
 
 // peerEvents takes what another homeserver accepted from its devices. A message
-// that is refused here is passed over, so that it stops nobody's; one of an epoch
-// that has not begun here stops the batch, and comes again.
+// that is refused here is passed over, so that it stops nobody's, and named in the
+// answer if that is because its epoch ended too long ago; one of an epoch that has
+// not begun here stops the batch, and comes again.
 func (e *Engine) peerEvents(tx Tx, now time.Time, in PeerEvents) (Output, error) {
 	r, err := e.group(tx, in.Room)
 	if err != nil {
@@ -72,45 +73,62 @@ func (e *Engine) peerEvents(tx Tx, now time.Time, in PeerEvents) (Output, error)
 	if len(in.Events) > maxPeerEvents {
 		return Output{}, Errorf(TooLarge, "more than %d messages of one room at once", maxPeerEvents)
 	}
-	at, known := g.stored[in.From]
-	if !known {
-		if at, err = position(tx, groupStored, RoomKey(in.Room)+"/"+in.From); err != nil {
-			return Output{}, asBroken(err)
-		}
-		g.stored[in.From] = at
+	was, err := g.heardOf(tx, in.Room, in.From)
+	if err != nil {
+		return Output{}, err
 	}
-	log, was := logID(in.Room, in.From), at
-	out := Output{Stored: at}
+	is := was.known(in.Events)
+	log := logID(in.Room, in.From)
+	var out Output
 	for i := range in.Events {
 		p := &in.Events[i]
-		if p.Seq <= at {
+		if p.Seq <= is.At {
 			continue
 		}
-		if p.Prev > at && at > 0 {
+		if p.Prev > is.At && is.At > 0 {
 			err = Errorf(Conflict, "something before these messages is missing")
 			break
 		}
-		if err = g.checkPeerEvent(in.From, p); CodeOf(err) == StaleEpoch && err != nil && g.ahead(p) {
+		var take bool
+		if take, err = g.takes(in.From, p, &is); err != nil {
 			break
-		} else if err == nil {
-			env := Envelope{Room: in.Room, Sender: p.Sender, Origin: Origin{Network: NetworkNative}, Sent: time.UnixMilli(p.Accepted), Body: Sealed{Message: p.Message}}
-			ev := e.stage(r, now, env, nil)
-			ev.Home, ev.ID = in.From, log.at(p.Seq)
-			out.Events = append(out.Events, ev)
 		}
-		at, err = p.Seq, nil
+		if is.At = p.Seq; !take {
+			continue
+		}
+		env := Envelope{Room: in.Room, Sender: p.Sender, Origin: Origin{Network: NetworkNative}, Sent: time.UnixMilli(p.Accepted), Body: Sealed{Message: p.Message}}
+		ev := e.stage(r, now, env, nil)
+		ev.Home, ev.ID = in.From, log.at(p.Seq)
+		out.Events = append(out.Events, ev)
 	}
-	if at == was {
+	out.Stored, out.Passed = is.At, is.Passed
+	if is.At == was.At && len(is.Passed) == len(was.Passed) {
 		return out, err
 	}
-	g.stored[in.From], out.Stored = at, at
-	if perr := putCBOR(tx, groupStored, RoomKey(in.Room)+"/"+in.From, at); perr != nil {
+	g.stored[in.From] = is
+	if perr := putCBOR(tx, groupStored, RoomKey(in.Room)+"/"+in.From, &is); perr != nil {
 		return Output{}, perr
 	}
 	if err != nil { // what came before it is taken: the answer says how far
 		out.Stopped = CodeOf(err)
 	}
 	return out, nil
+}
+
+// takes says whether a message is taken or passed over; an error stops before it.
+func (g *groupState) takes(from string, p *PeerEvent, l *peerLog) (bool, error) {
+	switch err := g.checkPeerEvent(from, p); {
+	case err == nil:
+		return true, nil
+	case CodeOf(err) != StaleEpoch:
+		return false, nil
+	case g.ahead(p):
+		return false, err
+	case len(l.Passed) >= MaxPassed:
+		return false, Errorf(Limited, "more than %d messages came too late", MaxPassed)
+	}
+	l.Passed = append(l.Passed, p.Seq)
+	return false, nil
 }
 
 func (g *groupState) checkPeerEvent(from string, p *PeerEvent) error {
@@ -127,10 +145,4 @@ func (g *groupState) checkPeerEvent(from string, p *PeerEvent) error {
 func (g *groupState) ahead(p *PeerEvent) bool {
 	m, err := mls.Parse(p.Message)
 	return err == nil && m.Private != nil && m.Private.Epoch > g.public.Epoch()
-}
-
-// peerStored remembers how far a peer has our log of a room; it never runs back
-// unless the peer lost what it had.
-func (e *Engine) peerStored(tx Tx, in PeerStored) (Output, error) {
-	return Output{}, putCBOR(tx, groupPositions, in.Peer+"/"+RoomKey(in.Room), in.Seq)
 }

@@ -79,12 +79,8 @@ func (e *Engine) open(tx Tx, now time.Time, r *roomState, h *Handshake, x *exami
 			return Output{}, nil, err
 		}
 	}
-	for _, d := range g.head.Domains {
-		if d != e.cfg.Homeserver && !slices.Contains(known, d) { // it is given what is said from now on
-			if err := putCBOR(tx, groupPositions, d+"/"+RoomKey(r.ID), ev.Seq); err != nil {
-				return Output{}, nil, err
-			}
-		}
+	if err := e.startAt(tx, r, known); err != nil {
+		return Output{}, nil, err
 	}
 	if x.staged.Sender.Type == mls.SenderNewMemberCommit {
 		e.leaseUsed(r.ID, DeviceURI(x.actor.Device))

@@ -69,6 +69,8 @@ type Handshake struct {
 	// Code says that the sender of an external commit has shown a join code to
 	// Home, whose word counts for it: only Home knows the codes that it keeps.
 	Code bool `cbor:"9,keyasint,omitempty"`
+	// Newcomers is set by CheckHandshake: the commit brings devices in.
+	Newcomers bool `cbor:"-"`
 }
 
 // An Identity is what a homeserver knows of a device: the signed record and the
@@ -154,6 +156,9 @@ type (
 	// in the order of its log. The answer's Event is nil; Output.Stored is the
 	// highest place of From's log that is stored here now. StaleEpoch: the
 	// messages are of an epoch that has not begun here; try again soon.
+	// Output.Passed are places whose messages were passed over because their
+	// epoch ended too long ago: until a batch begins behind them they are named
+	// in every answer.
 	PeerEvents struct {
 		From   string
 		Room   RoomID
@@ -167,11 +172,14 @@ type (
 	}
 	// DropWelcome takes a Welcome off the queue of Welcomes: it has arrived.
 	DropWelcome struct{ Welcome Welcome }
-	// PeerStored says how far the log of Room is stored at a peer.
+	// PeerStored says how far the log of Room is stored at a peer, and which of
+	// its places, rising, the peer passed over: a letter for the devices of each
+	// sender says so. No batch may begin behind those before this is committed.
 	PeerStored struct {
-		Peer string
-		Room RoomID
-		Seq  uint64
+		Peer   string
+		Room   RoomID
+		Seq    uint64
+		Passed []uint64
 	}
 )
 
@@ -214,6 +222,8 @@ const (
 	PeerRefused     PeerKind = 4 // a forwarded handshake was refused by the leader: Handshake.ID, code, text, ms to wait; or who leads
 	PeerCertificate PeerKind = 5 // a certificate, see package epoch
 	PeerMembers     PeerKind = 6 // the domains that take part in the agreement, a CBOR array; empty asks a voter
+	PeerAsk         PeerKind = 7 // asks a voter whether it would approve a commit that brings devices in: Handshake.Encode
+	PeerOpinion     PeerKind = 8 // the answer: Handshake.ID, code (0: it would), text
 )
 
 // A Decision is what a handshake offered here came to.
@@ -254,6 +264,7 @@ const (
 	LetterSealed   LetterKind = 2 // HPKE to the device's inbox key (PROTOCOL §10)
 	LetterLowWater LetterKind = 3 // few key packages are left: Epoch is how many
 	LetterNotice   LetterKind = 4 // from the homeserver: plain text
+	LetterAgain    LetterKind = 5 // the device is to say messages in Room again, see Unheard
 )
 
 // An Authority is who agrees on the epochs of a Group, and who else keeps it.

@@ -106,6 +106,7 @@ type Output struct {
 	Welcomes  []Welcome   // for homeservers that are not yet part of a room
 	Missing   []string    // homeservers whose records an approval waits for
 	Stored    uint64      // of PeerEvents
+	Passed    []uint64    // of PeerEvents: places that came too late, not known there yet
 	Stopped   Code        // of PeerEvents: why it stopped at Stored; Internal = it did not
 	Left      int         // of PutKeyPackages
 	Claims    []Claim

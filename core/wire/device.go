@@ -248,11 +248,15 @@ type Event struct {
 // Letter is one letter as a device is given it.
 type Letter struct {
 	ID    uint64      `json:"id"`
-	Kind  string      `json:"kind"` // "welcome", "sealed", "low water", "notice"
+	Kind  string      `json:"kind"` // "welcome", "sealed", "low water", "notice", "again"
 	Room  core.RoomID `json:"room,omitempty"`
 	Epoch uint64      `json:"epoch,omitempty"`
 	Body  []byte      `json:"body,omitempty"`
 	At    int64       `json:"at_ms"`
+	// Unheard are, with "again", messages of the user in Room that a homeserver of
+	// others came too late for: the device that said one says it again when its epoch
+	// has ended here for as long. Without any there are more than can be listed.
+	Unheard []core.Unheard `json:"unheard,omitempty"`
 }
 
 // GetSync is GET or POST /v1/sync: what is new since a position, waiting up to

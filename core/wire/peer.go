@@ -29,12 +29,15 @@ type Stored struct {
 }
 
 // RoomStored says how far the sender's log is stored; with Code it stopped there:
-// "stale epoch" means not yet.
+// "stale epoch" means not yet. Passed are places, rising, whose messages were passed
+// over because their epoch ended too long ago. They are named until a batch begins
+// behind them, which the sender sends when it has written them down.
 type RoomStored struct {
-	_    struct{} `cbor:",toarray"`
-	Room core.RoomID
-	Seq  uint64
-	Code string
+	_      struct{} `cbor:",toarray"`
+	Room   core.RoomID
+	Seq    uint64
+	Code   string
+	Passed []uint64 // at most core.MaxPassed
 }
 
 // PeerClaim is POST key-packages/claim: the users are all of the asked homeserver.
