@@ -142,11 +142,17 @@ func (c *Client) waiting(id core.RoomID) (out []*outgoing) {
 	return out
 }
 
-// deliverOnce offers what waits, and says whether it was sealed too early.
+// deliverOnce offers what waits, and says whether it was sealed too early. What was
+// sealed in one epoch goes out together: what is refused as too late must not be
+// overtaken by what is not.
 func (c *Client) deliverOnce(ctx context.Context, id core.RoomID) (stale bool, err error) {
 	all := c.waiting(id)
 	if len(all) == 0 {
 		return false, c.flush(ctx)
+	}
+	left := len(all)
+	if i := slices.IndexFunc(all, func(o *outgoing) bool { return o.Epoch != all[0].Epoch }); i > 0 {
+		all = all[:i]
 	}
 	request := wire.Send{}
 	for _, o := range all {
@@ -183,6 +189,9 @@ func (c *Client) deliverOnce(ctx context.Context, id core.RoomID) (stale bool, e
 	}
 	if ferr := c.flush(ctx); ferr != nil {
 		return false, ferr
+	}
+	if rest := len(c.waiting(id)); err == nil && rest > 0 && rest < left {
+		return c.deliverOnce(ctx, id)
 	}
 	return false, err
 }
