@@ -55,7 +55,7 @@ func (f *federation) takeEvents(ctx context.Context, q *question) (any, error) {
 	}
 	answer := wire.Stored{Rooms: make([]wire.RoomStored, len(rooms))}
 	for i, r := range rooms {
-		answer.Rooms[i] = wire.RoomStored{Room: r.Room, Seq: outs[i].Stored}
+		answer.Rooms[i] = wire.RoomStored{Room: r.Room, Seq: outs[i].Stored, Passed: outs[i].Passed}
 		switch {
 		case errs[i] != nil:
 			answer.Rooms[i].Code = core.CodeOf(errs[i]).String()

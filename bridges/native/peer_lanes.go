@@ -1,6 +1,7 @@
 package native
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -415,12 +416,41 @@ func (l *lanes) ship(ctx context.Context, b *batch) {
 	l.mu.Lock()
 	l.until = l.p.f.cfg.Now().Add(l.refused.after(err))
 	l.mu.Unlock()
+	if err == nil {
+		err = l.keepPassed(ctx, b, answer.Rooms)
+	}
 	if err != nil {
 		l.fail(b)
 		return
 	}
 	l.settle(b, answer.Rooms)
 	l.p.f.metrics.sent.WithLabelValues(l.p.domain, "events").Add(float64(b.count))
+}
+
+// keepPassed writes down what the peer passed over, with how far it is, before
+// anything else is sent: a batch that begins behind it tells the peer that it is known
+// here. A failure is no matter of the peer's: it names them again.
+func (l *lanes) keepPassed(ctx context.Context, b *batch, answer []wire.RoomStored) error {
+	var ins []core.Input
+	for i := range answer {
+		a, asked := &answer[i], b.rooms[i].Events
+		if len(a.Passed) > 0 && len(asked) > 0 {
+			seq := min(a.Seq, asked[len(asked)-1].Seq)
+			ins = append(ins, core.PeerStored{Peer: l.p.domain, Room: a.Room, Seq: seq, Passed: a.Passed[:min(len(a.Passed), core.MaxPassed)]})
+		}
+	}
+	if len(ins) == 0 {
+		return nil
+	}
+	_, errs, err := l.p.f.gw.DoAll(context.WithoutCancel(ctx), ins...)
+	for _, e := range errs {
+		err = cmp.Or(err, e)
+	}
+	if err != nil && ctx.Err() == nil {
+		l.p.f.log.Error("what a peer passed over is not stored", "peer", l.p.domain, "err", err)
+		rest(ctx, nil, time.Second)
+	}
+	return err
 }
 
 func fits(answer []wire.RoomStored, asked []wire.RoomEvents) bool {

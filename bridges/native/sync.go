@@ -386,7 +386,11 @@ func (rd *reader) readLetters(v *view, out *wire.Sync) error {
 		return err
 	}
 	for i := range letters {
-		out.Letters = append(out.Letters, wireLetter(&letters[i]))
+		w, err := wireLetter(&letters[i])
+		if err != nil {
+			return err
+		}
+		out.Letters = append(out.Letters, w)
 		rd.pos.letters = letters[i].ID
 	}
 	rd.news.letters = len(letters) > 0 // a page may be short because of its octets
@@ -395,8 +399,15 @@ func (rd *reader) readLetters(v *view, out *wire.Sync) error {
 }
 
 var letterKinds = map[core.LetterKind]string{core.LetterWelcome: "welcome", core.LetterSealed: "sealed",
-	core.LetterLowWater: "low water", core.LetterNotice: "notice"}
+	core.LetterLowWater: "low water", core.LetterNotice: "notice", core.LetterAgain: "again"}
 
-func wireLetter(l *core.Letter) wire.Letter {
-	return wire.Letter{ID: l.ID, Kind: letterKinds[l.Kind], Room: l.Room, Epoch: l.Epoch, Body: l.Body, At: l.At.UnixMilli()}
+func wireLetter(l *core.Letter) (wire.Letter, error) {
+	w := wire.Letter{ID: l.ID, Kind: letterKinds[l.Kind], Room: l.Room, Epoch: l.Epoch, Body: l.Body, At: l.At.UnixMilli()}
+	if l.Kind != core.LetterAgain {
+		return w, nil
+	}
+	var err error
+	w.Body = nil
+	w.Unheard, err = l.Unheard()
+	return w, err
 }
