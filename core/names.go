@@ -6,12 +6,13 @@ import (
 	"encoding/binary"
 	"net/url"
 	"strings"
-	"unicode/utf8"
+
+	"github.com/isthmus-chat/isthmus/core/identity"
 )
 
 // MaxURI bounds every URI in octets; the longest of all known networks (a
 // Matrix user ID) has 255 before it is escaped.
-const MaxURI = 1024
+const MaxURI = identity.MaxURI
 
 // A RoomID is a room's URI, mimi://a.example/r/name. The host is lower case, the
 // rest is opaque (PROTOCOL §1).
@@ -98,22 +99,9 @@ func (u UserURI) Local() string {
 }
 
 func splitURI(s, kind string) (domain, path string, err error) {
-	const scheme = "mimi://"
-	if len(s) > MaxURI || !utf8.ValidString(s) || !strings.HasPrefix(s, scheme) {
-		return "", "", Errorf(Invalid, "not a mimi URI")
-	}
-	domain, rest, ok := strings.Cut(s[len(scheme):], "/")
-	if !ok || domain == "" || domain != strings.ToLower(domain) {
-		return "", "", Errorf(Invalid, "mimi URI without a lower-case host")
-	}
-	k, path, ok := strings.Cut(rest, "/")
-	if !ok || k != kind || path == "" {
-		return "", "", Errorf(Invalid, "mimi URI is not of kind /%s/", kind)
-	}
-	for i := 0; i < len(s); i++ {
-		if s[i] <= ' ' || s[i] == 0x7f {
-			return "", "", Errorf(Invalid, "mimi URI has a blank or control character")
-		}
+	domain, path, ok := identity.SplitURI(s, kind)
+	if !ok {
+		return "", "", Errorf(Invalid, "not a mimi URI of kind /%s/ with a lower-case host", kind)
 	}
 	return domain, path, nil
 }

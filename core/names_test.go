@@ -20,6 +20,7 @@ func TestURIs(t *testing.T) {
 	}
 	for _, bad := range []string{"", "mimi://", "mimi://a.example", "mimi://a.example/u/", "mimi://A.example/u/x", "http://a/u/x",
 		"mimi://a.example/r/x", "mimi://a.example/u/x y", "mimi://a.example/u/x\ny", "mimi://a.example/u/\xff", "mimi:///u/x",
+		"mimi://a..b/u/x", "mimi://-a/u/x", "mimi://a:b:c/u/x", "mimi://a:123456/u/x", "mimi://é.example/u/x", "mimi://a.example/u/é", "mimi://a%/u/x",
 		"mimi://a.example/u/" + strings.Repeat("x", MaxURI)} {
 		if _, err := ParseUserURI(bad); CodeOf(err) != Invalid {
 			t.Errorf("%.40q was taken: %v", bad, err)

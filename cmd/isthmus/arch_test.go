@@ -16,7 +16,7 @@ var importTable = map[string][]string{
 	"mls/group":      {"mls", "mls/internal/codec", "mls/internal/hpke", "mls/internal/suite", "mls/internal/secret"},
 	"core":           {"mls", "core/identity", "core/policy"},
 	"core/identity":  {"mls"},
-	"core/policy":    {"mls"},
+	"core/policy":    {"core/identity", "mls"},
 	"core/wire":      {"core"},
 	"core/epoch":     {"core", "core/identity"},
 	"core/history":   {"core"},

@@ -32,7 +32,7 @@ func ParseBlocklist(lines []string) (*Blocklist, error) {
 		}
 		suffix, wild := strings.CutPrefix(entry, "*.")
 		domain := bareDomain(suffix)
-		if !validDomain(domain) {
+		if !ValidDomain(domain) {
 			return nil, fmt.Errorf("%w: line %d of the block list is neither a domain nor *.suffix", ErrMalformed, i+1)
 		}
 		if wild {

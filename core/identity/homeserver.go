@@ -77,7 +77,7 @@ func (r *HomeserverRecord) check() error {
 	if r.Version == 0 || (r.Version == 1) != r.Previous.IsZero() {
 		return fmt.Errorf("%w: version 1 is the one without a previous record", ErrMalformed)
 	}
-	if !validDomain(r.Domain) {
+	if !ValidDomain(r.Domain) {
 		return fmt.Errorf("%w: not a domain", ErrMalformed)
 	}
 	if len(r.Keys) == 0 || len(r.Keys) > MaxHomeserverKeys {

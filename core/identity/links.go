@@ -85,7 +85,7 @@ func LeafNames(l *mls.LeafNode) (device, user string, err error) {
 	if err := checkUser(user); err != nil {
 		return "", "", err
 	}
-	domain, part, ok := splitURI(device, "d")
+	domain, part, ok := SplitURI(device, "d")
 	if !ok || !isDeviceID(part) || domain != Domain(user) {
 		return "", "", fmt.Errorf("%w: a leaf whose credential is no device of its user's domain", ErrMismatch)
 	}

@@ -4,7 +4,6 @@ import (
 	"crypto/ed25519"
 	"fmt"
 	"net/url"
-	"regexp"
 	"strings"
 	"unicode/utf8"
 )
@@ -17,26 +16,59 @@ const (
 
 const scheme = "mimi://"
 
-// domainForm is a host in lower-case ASCII (other scripts as A-labels, RFC 5890) or
-// an IPv6 address in brackets, with or without a port.
-var domainForm = regexp.MustCompile(`^(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*|\[[0-9a-f:.]{2,45}\])(?::[0-9]{1,5})?$`)
+// ValidDomain reports whether s is a host in lower-case ASCII (other scripts as
+// A-labels, RFC 5890; labels may have _ too) or an IPv6 address in brackets, with or
+// without a port of at most five digits.
+func ValidDomain(s string) bool {
+	if len(s) > maxDomain {
+		return false
+	}
+	host, port := s, ""
+	if i := strings.LastIndexByte(s, ':'); i >= 0 && !strings.HasSuffix(s, "]") {
+		host, port = s[:i], s[i+1:]
+		if port == "" || len(port) > 5 || strings.Trim(port, "0123456789") != "" {
+			return false
+		}
+	}
+	if strings.HasPrefix(host, "[") {
+		inner := strings.TrimSuffix(host[1:], "]")
+		return len(inner) == len(host)-2 && len(inner) >= 2 && len(inner) <= 45 && strings.Trim(inner, "0123456789abcdef:.") == ""
+	}
+	for start, i := 0, 0; i <= len(host); i++ {
+		if i < len(host) && host[i] != '.' {
+			if !labelByte(host[i]) {
+				return false
+			}
+			continue
+		}
+		if label := host[start:i]; label == "" || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		start = i + 1
+	}
+	return true
+}
 
-func validDomain(s string) bool { return len(s) <= maxDomain && domainForm.MatchString(s) }
+func labelByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_'
+}
 
-// splitURI takes a MIMI URI of a kind ("u", "d") apart: the domain, and what
-// follows the kind, which is opaque (PROTOCOL §1).
-func splitURI(uri, kind string) (domain, path string, ok bool) {
+// SplitURI takes a MIMI URI of a kind ("u", "d", "r") apart: the domain, and what
+// follows the kind, which is opaque ASCII without blanks and at least one octet
+// (PROTOCOL §1; RFC 3986 §2: the rest comes percent-encoded). There is no other
+// parser of these.
+func SplitURI(uri, kind string) (domain, path string, ok bool) {
 	rest, ok := strings.CutPrefix(uri, scheme)
 	if !ok || len(uri) > MaxURI {
 		return "", "", false
 	}
 	domain, rest, _ = strings.Cut(rest, "/")
-	path, ok = strings.CutPrefix(rest, kind+"/")
-	if !ok || path == "" || !validDomain(domain) {
+	k, path, ok := strings.Cut(rest, "/")
+	if !ok || k != kind || path == "" || !ValidDomain(domain) {
 		return "", "", false
 	}
 	for i := range len(path) {
-		if path[i] <= ' ' || path[i] >= 0x7f { // RFC 3986 §2: the rest comes percent-encoded
+		if path[i] <= ' ' || path[i] >= 0x7f {
 			return "", "", false
 		}
 	}
@@ -44,7 +76,7 @@ func splitURI(uri, kind string) (domain, path string, ok bool) {
 }
 
 func checkUser(uri string) error {
-	if _, _, ok := splitURI(uri, "u"); !ok {
+	if _, _, ok := SplitURI(uri, "u"); !ok {
 		return fmt.Errorf("%w: not the URI of a user", ErrMalformed)
 	}
 	return nil
@@ -60,7 +92,7 @@ func checkedUser(uri string) (string, error) {
 // Domain returns the domain of a user's or device's URI, "" if it is neither.
 func Domain(uri string) string {
 	for _, kind := range []string{"u", "d"} {
-		if domain, _, ok := splitURI(uri, kind); ok {
+		if domain, _, ok := SplitURI(uri, kind); ok {
 			return domain
 		}
 	}
@@ -101,7 +133,7 @@ func ParseAddress(address string) (user string, err error) {
 // unescaped where that is printable. A user whose URI has no address that leads
 // back to it keeps the URI: two users never look the same here.
 func FormatAddress(user string) string {
-	domain, path, _ := splitURI(user, "u")
+	domain, path, _ := SplitURI(user, "u")
 	segments := strings.Split(path, "/")
 	for i, s := range segments {
 		plain, err := url.PathUnescape(s)

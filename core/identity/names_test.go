@@ -2,6 +2,7 @@ package identity
 
 import (
 	"errors"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -96,4 +97,25 @@ func FuzzAddress(f *testing.F) {
 			t.Fatalf("%q is %q, shown as %q, which is %q, %v", s, uri, shown, back, err)
 		}
 	})
+}
+
+// domainForm says the same as ValidDomain in another way.
+var domainForm = regexp.MustCompile(`^(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*|\[[0-9a-f:.]{2,45}\])(?::[0-9]{1,5})?$`)
+
+func TestValidDomain(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := rapid.OneOf(rapid.StringMatching(`[a1_.:\[\]A-]{0,12}`), rapid.StringMatching(`[a-z0-9.-]{1,8}(:[0-9]{0,6})?`),
+			rapid.StringMatching(`\[[0-9a-f:.]{0,46}\](:[0-9]{0,6})?`), rapid.StringN(0, 300, 300)).Draw(t, "domain")
+		if got, want := ValidDomain(s), len(s) <= 255 && domainForm.MatchString(s); got != want {
+			t.Fatalf("%q: %v, want %v", s, got, want)
+		}
+	})
+}
+
+func BenchmarkSplitURI(b *testing.B) {
+	for b.Loop() {
+		if _, _, ok := SplitURI("mimi://homeserver.example/u/somebody", "u"); !ok {
+			b.Fatal("refused")
+		}
+	}
 }

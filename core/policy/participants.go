@@ -3,7 +3,8 @@ package policy
 import (
 	"fmt"
 	"slices"
-	"strings"
+
+	"github.com/isthmus-chat/isthmus/core/identity"
 )
 
 // A Participant is an entry of the participant list: a user, by URI, and the
@@ -103,31 +104,8 @@ func (p Participant) check() error {
 
 // userDomain is the homeserver of mimi://domain/u/….
 func userDomain(user string) (string, bool) {
-	const scheme = "mimi://"
-	if len(user) > MaxURI || !strings.HasPrefix(user, scheme) {
-		return "", false
-	}
-	domain, path, ok := strings.Cut(user[len(scheme):], "/")
-	if !ok || !validDomain(domain) || len(path) < len("u/x") || path[:2] != "u/" {
-		return "", false
-	}
-	for i := 0; i < len(path); i++ {
-		if path[i] <= ' ' || path[i] >= 0x7f {
-			return "", false
-		}
-	}
-	return domain, true
-}
-
-// validDomain accepts lower-case host names, with a port or without.
-func validDomain(d string) bool {
-	for i := 0; i < len(d); i++ {
-		c := d[i]
-		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && !strings.ContainsRune("-._:[]", rune(c)) {
-			return false
-		}
-	}
-	return d != "" && len(d) <= 255
+	domain, _, ok := identity.SplitURI(user, "u")
+	return domain, ok
 }
 
 // AppendTo appends the encoding.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/isthmus-chat/isthmus/core/identity"
 	"github.com/isthmus-chat/isthmus/mls"
 )
 
@@ -224,7 +225,7 @@ func ParseAuthority(b []byte) (Authority, error) {
 			r.fail("an authority of none")
 		}
 		for i, d := range a.Domains {
-			if !validDomain(d) || slices.Contains(a.Domains[:i], d) {
+			if !identity.ValidDomain(d) || slices.Contains(a.Domains[:i], d) {
 				r.fail("a domain of the authority that is none, or there twice")
 			}
 		}
