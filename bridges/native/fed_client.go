@@ -89,12 +89,12 @@ func (f *federation) takeHomeserver(ctx context.Context, h *wire.Homeserver) err
 		return err
 	}
 	var ins []core.Input
-	for _, b := range h.Records {
+	for i, b := range h.Records {
 		rec, err := identity.ParseHomeserver(b)
 		if err != nil || rec.Domain != h.Domain {
 			return core.Errorf(core.Unavailable, "that homeserver's record is broken")
 		}
-		if rec.Version > have {
+		if rec.Version > have || i == len(h.Records)-1 { // the last, known or not: it may contradict what is pinned
 			ins = append(ins, core.PutHomeserver{Record: b})
 		}
 	}

@@ -3,6 +3,8 @@ package native
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -17,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/isthmus-chat/isthmus/core"
+	"github.com/isthmus-chat/isthmus/core/identity"
 	"github.com/isthmus-chat/isthmus/core/wire"
 )
 
@@ -312,6 +315,56 @@ func TestFederationSurvivesALiar(t *testing.T) {
 	})
 	if _, err := h.bridge.fed.claim(context.Background(), "liar.example", wire.PeerClaim{}); core.CodeOf(err) != core.Unavailable {
 		t.Errorf("nonsense for key packages: %v", err)
+	}
+}
+
+// What a homeserver says of itself is believed once. Keys that do not follow from
+// those are refused, and kept for the operator; of a third they are not believed.
+func TestFederationPinsKeys(t *testing.T) {
+	h := newFed(t, "a.example")[0]
+	record := func(domain, owner string) []byte {
+		seed := sha256.Sum256([]byte(owner))
+		key := ed25519.NewKeyFromSeed(seed[:])
+		rec, err := identity.SignHomeserver(key, identity.HomeserverRecord{Version: 1, Domain: domain,
+			Keys: []identity.HomeserverKey{{Key: key.Public().(ed25519.PublicKey), NotAfter: 1 << 40}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rec.Encode()
+	}
+	var answer wire.PeerRecordsAnswer
+	h.bridge.fed.addresses.fix("b.example", liar(t, h.ca, "b.example", func(w http.ResponseWriter, _ *http.Request) {
+		write(w, typeCBOR, 200, answer)
+	}))
+	serve := func(hs ...wire.Homeserver) error {
+		answer.Homeservers = hs
+		return h.bridge.fed.fetch(context.Background(), "b.example")
+	}
+	b := wire.Homeserver{Domain: "b.example", Records: [][]byte{record("b.example", "b")}}
+	if err := serve(b, wire.Homeserver{Domain: "c.example", Records: [][]byte{record("c.example", "b")}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, again := range []wire.Homeserver{{Domain: "b.example", Records: [][]byte{record("b.example", "thief")}}, b} {
+		if err := serve(again); (core.CodeOf(err) == core.Denied) != (string(again.Records[0]) != string(b.Records[0])) {
+			t.Errorf("keys served anew: %v", err)
+		}
+	}
+	err := h.View(context.Background(), func(r core.Reader) error {
+		pinned, err := core.HomeserverOf(r, "b.example")
+		if err != nil || !bytes.Equal(pinned.Head().Encode(), b.Records[0]) {
+			t.Errorf("pinned %v, %v", pinned.Head(), err)
+		}
+		if _, err := core.HomeserverOf(r, "c.example"); core.CodeOf(err) != core.NotFound {
+			t.Errorf("keys of a third: %v", err)
+		}
+		alarms, err := core.AlarmsOf(r, "", 10)
+		if len(alarms) != 1 || alarms[0].Key != "b.example" {
+			t.Errorf("alarms: %v", alarms)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,7 +22,7 @@ type federator interface {
 
 type peerInfo struct {
 	Domain   string     `json:"domain"`
-	State    string     `json:"state"` // "well", "away", "quiet", "blocked"
+	State    string     `json:"state"` // "well", "away", "quiet", "blocked", "alarm"
 	Address  string     `json:"address,omitempty"`
 	Fixed    bool       `json:"fixed"` // the address stands in the configuration
 	Rooms    int        `json:"rooms"`
@@ -28,6 +30,7 @@ type peerInfo struct {
 	Octets   int        `json:"octets"`  // of them in memory
 	Failures int        `json:"failures"`
 	Problem  string     `json:"problem,omitempty"`
+	Alarm    bool       `json:"alarm,omitempty"` // it served keys that do not follow from those pinned
 	Since    *time.Time `json:"since,omitempty"`
 	Next     *time.Time `json:"next,omitempty"`
 	Last     *time.Time `json:"last,omitempty"`
@@ -70,26 +73,47 @@ func (a *admin) federation() (federator, error) {
 	return a.peers, nil
 }
 
-func (a *admin) peerList(context.Context, nothing) (peerList, error) {
+// peerList has those that are under an alarm too, whether or not anything is shared
+// with them now.
+func (a *admin) peerList(ctx context.Context, _ nothing) (peerList, error) {
 	f, err := a.federation()
 	if err != nil {
 		return peerList{}, err
 	}
+	var alarms []core.Value
+	err = a.gw.View(ctx, func(r core.Reader) (err error) {
+		alarms, err = core.AlarmsOf(r, "", maxListed)
+		return err
+	})
+	if err != nil {
+		return peerList{}, err
+	}
+	states := f.Peers()
+	for _, v := range alarms {
+		if !slices.ContainsFunc(states, func(p native.PeerState) bool { return p.Domain == v.Key }) {
+			states = append(states, native.PeerState{Domain: v.Key})
+		}
+	}
+	slices.SortFunc(states, func(a, b native.PeerState) int { return strings.Compare(a.Domain, b.Domain) })
 	out := peerList{Peers: []peerInfo{}}
-	for _, p := range f.Peers() {
-		out.Peers = append(out.Peers, describePeer(p))
+	for _, p := range states {
+		i := describePeer(p)
+		if slices.ContainsFunc(alarms, func(v core.Value) bool { return v.Key == p.Domain }) {
+			i.State, i.Alarm = "alarm", true
+		}
+		out.Peers = append(out.Peers, i)
 	}
 	return out, nil
 }
 
-func (a *admin) peerShow(_ context.Context, req peerRef) (peerInfo, error) {
-	f, err := a.federation()
+func (a *admin) peerShow(ctx context.Context, req peerRef) (peerInfo, error) {
+	all, err := a.peerList(ctx, nothing{})
 	if err != nil {
 		return peerInfo{}, err
 	}
-	for _, p := range f.Peers() {
+	for _, p := range all.Peers {
 		if p.Domain == req.Domain {
-			return describePeer(p), nil
+			return p, nil
 		}
 	}
 	return peerInfo{}, core.Errorf(core.NotFound, "this homeserver has nothing to do with %q", req.Domain)
@@ -160,6 +184,9 @@ func printPeer(w io.Writer, p peerInfo) {
 	}
 	fmt.Fprintf(w, "Homeserver\t%s\nState\t%s\nAddress\t%s\nRooms shared\t%d\nRooms waiting\t%d (%d octets in memory)\n",
 		p.Domain, p.State, where, p.Rooms, p.Waiting, p.Octets)
+	if p.Alarm {
+		fmt.Fprintln(w, "Alarm\tit served keys that do not follow from those pinned here: they are refused until you know why")
+	}
 	when("Last answer", p.Last)
 	if p.Failures > 0 {
 		fmt.Fprintf(w, "Failures\t%d in a row: %s\n", p.Failures, clip(p.Problem))
