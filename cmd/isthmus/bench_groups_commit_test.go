@@ -3,6 +3,7 @@
 package main_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -14,6 +15,7 @@ const (
 	agreeCommits = 10  // in each room, by each of two devices, in each round
 	etcdPuts     = 100 // in each round
 	etcdValue    = 1500
+	agreePace    = 5 * time.Millisecond // before each put and commit, so that what the one before left to do is done
 )
 
 // times are samples of one kind.
@@ -49,11 +51,15 @@ func benchAgree(t *testing.T, ps []peer, r *report) {
 		if err := owners[i].found(fmt.Sprint("three", i), near[i], far[i]); err != nil {
 			return err
 		}
-		return alone[i].found(fmt.Sprint("one", i))
+		if err := alone[i].found(fmt.Sprint("one", i)); err != nil {
+			return err
+		}
+		return errors.Join(owners[i].catchUp(), near[i].catchUp(), alone[i].catchUp())
 	})
 	m := map[string]times{}
 	for round := range rounds() {
 		for range etcdPuts {
+			time.Sleep(agreePace)
 			d, err := e.put(etcdValue)
 			if err != nil {
 				t.Fatal(err)
@@ -92,8 +98,9 @@ func agreeOnce(t *testing.T, all map[string]times, kind string, m *member, other
 		t.Fatal(err)
 	}
 	shown := make(chan error, 1)
+	go func() { shown <- m.shown(h.Message) }() // waits already when the commit is offered
+	time.Sleep(agreePace)
 	began := time.Now()
-	go func() { shown <- m.shown(h.Message) }()
 	took, err := m.offer(h, nil)
 	if err == nil {
 		err = <-shown

@@ -222,10 +222,24 @@ func (m *member) await(epoch uint64) error {
 	}
 }
 
+// catchUp reads to the end of the member's logs: shown goes on from there. A first
+// Sync begins at the end, so one that races with a commit may never show it.
+func (m *member) catchUp() error {
+	for {
+		s, err := m.home.Sync(context.Background(), wire.GetSync{Since: m.next})
+		if err != nil {
+			return err
+		}
+		if m.next = s.Next; !s.More {
+			return nil
+		}
+	}
+}
+
 // shown waits until the homeserver hands a commit out: with its certificate.
 func (m *member) shown(commit []byte) error {
-	for range 1000 {
-		s, err := m.home.Sync(context.Background(), wire.GetSync{Since: m.next, Wait: 20_000})
+	for until := time.Now().Add(appearance); time.Now().Before(until); {
+		s, err := m.home.Sync(context.Background(), wire.GetSync{Since: m.next, Wait: appearance.Milliseconds()})
 		if err != nil {
 			return err
 		}

@@ -71,6 +71,8 @@ var measures = []measure{
 	{"agree", benchAgree},
 	{"quiet", benchQuiet},
 	{"bulk", benchBulk},
+	{"large", benchLarge},
+	{"race", benchRace},
 	{"mls", benchMLS},
 }
 
