@@ -246,16 +246,40 @@ func poke(c chan struct{}) {
 // one that is blocked, what is no domain, and beyond maxPeers. The caller holds f.mu.
 func (f *federation) peerOf(domain string) *peer {
 	if p := f.peers[domain]; p != nil {
+		p.used = f.cfg.Now()
 		return p
 	}
-	if domain == f.cfg.Domain || f.ctx == nil || f.off() || f.fc.Blocked(domain) || checkDomain(domain) != nil || len(f.peers) >= maxPeers {
+	if domain == f.cfg.Domain || f.ctx == nil || f.off() || f.fc.Blocked(domain) || checkDomain(domain) != nil || !f.room() {
 		return nil
 	}
 	p := newPeer(f, domain)
+	p.used = f.cfg.Now()
 	f.peers[domain] = p
 	f.metrics.peers.Set(float64(len(f.peers)))
 	p.start(f.ctx)
 	return p
+}
+
+// room makes room for one peer more: of those that share no room with us the one that
+// was not needed for longest goes. Strangers only have to ask to be answered. The
+// caller holds f.mu.
+func (f *federation) room() bool {
+	if len(f.peers) < maxPeers {
+		return true
+	}
+	var idle *peer
+	for _, p := range f.peers {
+		if (idle == nil || p.used.Before(idle.used)) && !p.lanes.shared() {
+			idle = p
+		}
+	}
+	if idle == nil {
+		return false
+	}
+	idle.stop()
+	delete(f.peers, idle.domain)
+	f.metrics.forget(idle.domain)
+	return true
 }
 
 // peer is peerOf for who does not hold f.mu, with the reason for nil.
@@ -272,7 +296,7 @@ func (f *federation) peer(domain string) (*peer, error) {
 		return nil, core.Errorf(core.Unavailable, "the homeserver is not ready")
 	case f.fc.Blocked(domain):
 		return nil, core.Errorf(core.Denied, "that homeserver is blocked here")
-	case len(f.peers) >= maxPeers:
+	case checkDomain(domain) == nil && domain != f.cfg.Domain:
 		return nil, core.Errorf(core.Unavailable, "too many homeservers")
 	}
 	return nil, core.Errorf(core.NotFound, "there is no such homeserver")

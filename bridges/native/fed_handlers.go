@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/isthmus-chat/isthmus/core"
 	"github.com/isthmus-chat/isthmus/core/identity"
@@ -16,7 +17,9 @@ const (
 	maxRecordsUsers   = 64  // users, and domains, that one request asks about
 	maxRecordsGiven   = 256 // records that one request hands over
 	maxRecordsBody    = 4 << 20
-	maxCatchUp        = 1024 // events of one answer
+	maxRecordsAnswer  = 8 << 20 // octets of an answer, and of one user more; who asks about fewer gets all
+	maxStrangeRooms   = 64      // messages of one request of who shares no room with us
+	maxCatchUp        = 1024    // events of one answer
 	maxCatchUpScanned = 16 * maxCatchUp
 )
 
@@ -26,12 +29,19 @@ func (f *federation) takeRaft(ctx context.Context, from string, in *wire.Raft) (
 	if len(in.Messages) > maxAgree {
 		return nil, core.Errorf(core.TooLarge, "more than %d messages at once", maxAgree)
 	}
+	who := from
+	if !f.known(from) { // whoever has a certificate, with any number of ports: they get no series each
+		who = "strangers"
+	}
+	if who != from && len(in.Messages) > maxStrangeRooms { // each looks for its room in the store
+		return nil, &core.Error{Code: core.Limited, Text: "more messages at once than of who shares a room with this homeserver", RetryAfter: time.Second}
+	}
 	for i := range in.Messages {
 		if _, err := core.ParseRoomID(string(in.Messages[i].Room)); err != nil {
 			return nil, err
 		}
 	}
-	f.metrics.received.WithLabelValues(from, "agreement").Add(float64(len(in.Messages)))
+	f.metrics.received.WithLabelValues(who, "agreement").Add(float64(len(in.Messages)))
 	_, err := f.gw.Do(ctx, core.PeerMessages{From: from, Messages: in.Messages})
 	return nil, err
 }
@@ -193,16 +203,24 @@ func (f *federation) giveRecords(ctx context.Context, from string, in *wire.Peer
 	var out wire.PeerRecordsAnswer
 	err := f.gw.View(ctx, func(r core.Reader) error {
 		out = wire.PeerRecordsAnswer{}
+		octets := 0
 		for _, u := range in.Users {
+			if octets > maxRecordsAnswer {
+				break
+			}
 			ds, err := core.DevicesOf(r, u)
 			if err != nil && core.CodeOf(err) != core.NotFound {
 				return err
 			}
 			for _, d := range ds {
 				out.Records = append(out.Records, d.Proof)
+				octets += len(d.Proof.Record) + len(d.Proof.Attestation)
 			}
 		}
 		for _, d := range in.Domains {
+			if octets > maxRecordsAnswer {
+				break
+			}
 			h, err := core.HomeserverOf(r, d)
 			if core.CodeOf(err) == core.NotFound && err != nil {
 				continue
@@ -213,6 +231,7 @@ func (f *federation) giveRecords(ctx context.Context, from string, in *wire.Peer
 			w := wire.Homeserver{Domain: d}
 			for _, rec := range h.Records() {
 				w.Records = append(w.Records, rec.Encode())
+				octets += len(rec.Bytes)
 			}
 			out.Homeservers = append(out.Homeservers, w)
 		}

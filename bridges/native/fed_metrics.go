@@ -29,3 +29,10 @@ func newFedMetrics(reg prometheus.Registerer) *fedMetrics {
 	}
 	return m
 }
+
+// forget drops what was counted of a homeserver that is no peer any more.
+func (m *fedMetrics) forget(domain string) {
+	for _, v := range []*prometheus.CounterVec{m.sent, m.received, m.dropped, m.failures} {
+		v.DeletePartialMatch(prometheus.Labels{"peer": domain})
+	}
+}

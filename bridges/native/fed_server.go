@@ -226,11 +226,14 @@ type guests struct {
 }
 
 type guest struct {
-	rate  *rate.Limiter
-	known bool
-	busy  int
-	last  time.Time
+	rate *rate.Limiter
+	busy int
+	last time.Time
 }
+
+// strangerMark is before the names of those who share no room with us; no domain
+// begins so.
+const strangerMark = "?"
 
 func newGuests(l FederationLimits, now func() time.Time) *guests {
 	return &guests{limits: l, now: now, all: map[string]*guest{}}
@@ -241,20 +244,20 @@ func (g *guests) admit(domain string, known bool) (done func(), err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.now()
+	if !known { // the ports of one host, which share its certificate, are one stranger
+		domain = strangerMark + hostOf(domain)
+	}
 	a := g.all[domain]
 	if a == nil {
 		if len(g.all) >= maxGuests && !g.evict(now) {
 			return nil, &core.Error{Code: core.Limited, Text: "too many homeservers ask at the moment", RetryAfter: time.Minute}
 		}
-		a = &guest{known: !known}
-		g.all[domain] = a
-	}
-	if a.known != known {
 		n := g.limits.Requests
 		if !known {
 			n = max(n/strangerPart, 1)
 		}
-		a.known, a.rate = known, rate.NewLimiter(rate.Limit(n), 2*n)
+		a = &guest{rate: rate.NewLimiter(rate.Limit(n), 2*n)}
+		g.all[domain] = a
 	}
 	most := g.limits.Parallel
 	if !known {

@@ -44,6 +44,8 @@ type peer struct {
 	lanes   *lanes
 	welcome chan struct{} // a Welcome waits in the store
 	meeting chan struct{} // its record is wanted
+	used    time.Time     // last, for this homeserver's own part; under federation.mu
+	stop    func()        // ends its workers
 
 	mu     sync.Mutex
 	health health
@@ -69,6 +71,7 @@ func newPeer(f *federation, domain string) *peer {
 
 // start runs the peer's workers until ctx ends.
 func (p *peer) start(ctx context.Context) {
+	ctx, p.stop = context.WithCancel(ctx)
 	p.f.running.Go(func() { p.agree.run(ctx) })
 	p.f.running.Go(func() { p.lanes.run(ctx) })
 	p.f.running.Go(func() { p.deliverWelcomes(ctx) })
