@@ -135,6 +135,7 @@ func (w *world) began(h *home, room core.RoomID, e uint64, commit core.Handshake
 		return
 	}
 	if known.partial {
+		w.settleLeaving(h, room, e)
 		w.note(h.domain, "epoch %d is agreed on by %v, followed by %v, rule %d", e, head.Authority.Voters, head.Authority.Followers, head.Authority.Rule)
 		known.head, known.partial = *head, false
 	}
@@ -142,6 +143,29 @@ func (w *world) began(h *home, room core.RoomID, e uint64, commit core.Handshake
 	if !slices.Equal(a.Authority.Voters, b.Authority.Voters) || !slices.Equal(a.Authority.Followers, b.Authority.Followers) ||
 		a.Authority.Rule != b.Authority.Rule || !slices.Equal(a.Domains, b.Domains) {
 		w.wrong("epoch %d of %s: %s has authority %v and homeservers %v, others %v and %v", e, room, h.domain, b.Authority, b.Domains, a.Authority, a.Domains)
+	}
+}
+
+// settleLeaving forgets who asked to leave and is out in the newest epoch: should they
+// come back, the room owes them what it owes everybody.
+func (w *world) settleLeaving(h *home, room core.RoomID, e uint64) {
+	if k := w.facts.register[epochName{room, e + 1}]; k != nil {
+		return
+	}
+	err := h.view(func(r core.Reader) error {
+		for _, d := range w.devices {
+			if _, in, err := presence(r, room, d.user); err != nil || in {
+				if err != nil {
+					return err
+				}
+				continue
+			}
+			delete(w.facts.leaving, string(room)+" "+string(d.user))
+		}
+		return nil
+	})
+	if err != nil {
+		w.wrong("%s unreadable: %v", h.domain, err)
 	}
 }
 
@@ -499,7 +523,12 @@ func (w *world) checkDevices(f *final) {
 	ctx := context.Background()
 	var first *client.State
 	for _, d := range w.devices {
-		if !f.users[d.user] || d.c == nil || !d.c.Registered() || w.facts.leaving[string(f.room)+" "+string(d.user)] {
+		if d.c == nil || !d.c.Registered() {
+			continue
+		}
+		read := w.history(f, d)
+		w.checkOrder(f, d, read)
+		if !f.users[d.user] || w.facts.leaving[string(f.room)+" "+string(d.user)] {
 			continue
 		}
 		s, err := d.c.State(ctx, f.room)
@@ -513,18 +542,21 @@ func (w *world) checkDevices(f *final) {
 		if s.Epoch != first.Epoch || !bytes.Equal(s.Authenticator, first.Authenticator) || !bytes.Equal(s.Tree, first.Tree) {
 			w.wrong("%s is in another epoch %d of %s than others", d.name, s.Epoch, f.room)
 		}
-		w.checkRead(f, d, s.Entered)
+		w.checkRead(f, d, s.Entered, read)
 	}
 }
 
-// checkRead holds what a device has read to the log of its homeserver.
-func (w *world) checkRead(f *final, d *device, entered uint64) {
+// history is what a device has read of a room, in which it may be no more.
+func (w *world) history(f *final, d *device) map[uint64]client.Message {
 	read := map[uint64]client.Message{}
 	for before := uint64(0); ; {
 		page, err := d.c.History(context.Background(), f.room, before, 500)
+		if err != nil && core.CodeOf(err) == core.NotFound {
+			return nil
+		}
 		if err != nil {
 			w.wrong("%s in %s: %v", d.name, f.room, err)
-			return
+			return nil
 		}
 		placed := 0
 		for _, m := range page {
@@ -534,11 +566,14 @@ func (w *world) checkRead(f *final, d *device, entered uint64) {
 			}
 		}
 		if placed < 500 {
-			break
+			return read
 		}
 		before = page[0].Seq
 	}
-	w.checkOrder(f, d, read)
+}
+
+// checkRead holds what a device has read to the log of its homeserver.
+func (w *world) checkRead(f *final, d *device, entered uint64, read map[uint64]client.Message) {
 	var events []core.Event
 	err := d.home.view(func(r core.Reader) (err error) {
 		events, err = r.Events(f.room, core.Range{Limit: 1 << 20})

@@ -30,7 +30,8 @@ type Plan struct {
 	Store       func(domain string) core.Store // nil = in memory; a real one has no faults
 }
 
-// PlanOf makes a plan: one seed in eight has good weather.
+// PlanOf makes a plan: one seed in eight has good weather, and one in ten many
+// people who are busy for long.
 func PlanOf(seed uint64) Plan {
 	r := rand.New(rand.NewPCG(seed, 1))
 	ms := func(low, high int) time.Duration { return time.Duration(low+r.IntN(high-low+1)) * time.Millisecond }
@@ -39,6 +40,10 @@ func PlanOf(seed uint64) Plan {
 	p.Second = r.IntN(min(p.Users, 3))
 	if r.IntN(4) == 0 {
 		p.MaxEntries = 2 + r.IntN(6)
+	}
+	if seed%10 == 4 {
+		p.Homes, p.Users, p.Second = max(p.Homes, 3), p.Users+2, p.Second+1
+		p.Storm, p.Pace = 3*p.Storm, p.Pace/2
 	}
 	if seed%8 == 0 {
 		return p
