@@ -437,7 +437,7 @@ func updateText(u *client.Update, home string) string {
 		return letterText(u.Letter, home)
 	case client.UnlinkedDevice, client.Equivocation:
 		return who + ", device " + u.Device.ID() + ": " + text
-	case client.Alarm, client.Halted, client.Resynced:
+	case client.Alarm, client.Halted, client.Resynced, client.Unheard:
 		return text
 	}
 	return ""

@@ -77,6 +77,7 @@ type Client struct {
 	held     []*heldLetter
 	tended   int64 // ms of the last look at what is seldom due
 	low      bool  // few key packages are left
+	recalled int   // rooms whose messages are in memory
 
 	rows    []Row
 	dirty   []*room
@@ -139,6 +140,7 @@ func (c *Client) load(ctx context.Context) error {
 	c.known, c.users = map[core.DeviceURI]*knownDevice{}, map[core.UserURI][]*knownDevice{}
 	c.chains, c.packages = map[string]*pinned{}, map[string]*storedPackage{}
 	c.outbox, c.held, c.inbox, c.next, c.at = nil, nil, 0, 0, position{}
+	c.recalled = 0
 	for _, step := range []func(context.Context) error{c.loadSelf, c.loadPosition, c.loadChains, c.loadKnown, c.loadPackages, c.loadOutbox, c.loadLetters, c.loadRooms} {
 		if err := step(ctx); err != nil {
 			return err

@@ -53,7 +53,9 @@ func (c *Client) event(ctx context.Context, ev *wire.Event, asked map[core.RoomI
 	case err != nil:
 		c.fail(r, ev, 0, "not an MLS message")
 	case m.Private != nil:
-		c.message(r, ev, m)
+		if err := c.message(ctx, r, ev, m); err != nil {
+			return err
+		}
 	case m.Public != nil:
 		if done, err := c.handshake(ctx, r, ev, m); err != nil || !done {
 			return err

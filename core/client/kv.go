@@ -37,5 +37,6 @@ const (
 	tableOffer      = "offer/"       // + room: 0 the handshake that was offered
 	tableJoining    = "joining/"     // + room: 0 the group of an external commit, 1 its offer
 	tableMessages   = "messages/"    // + room: ^place: Message, the newest first
+	tableAgain      = "again/"       // + room: place: said
 	tableFuture     = "future/"      // + room: place: events of epochs to come
 )

@@ -131,6 +131,8 @@ func (c *Client) read(ctx context.Context) error {
 			err = c.unsealed(ctx, l)
 		case "low water":
 			c.low = true
+		case "again":
+			err = c.unheard(ctx, l)
 		case "notice":
 			c.receive(Letter{Kind: LetterNotice, Text: string(l.Body[:min(len(l.Body), maxText)]), At: l.At})
 		}

@@ -30,6 +30,7 @@ type Message struct {
 	Deleted   bool           `cbor:"14,keyasint,omitempty" json:"deleted,omitempty"`
 	Waiting   bool           `cbor:"15,keyasint,omitempty" json:"waiting,omitempty"` // not accepted yet
 	Failed    string         `cbor:"16,keyasint,omitempty" json:"failed,omitempty"`  // why it cannot be read
+	Key       []byte         `cbor:"17,keyasint,omitempty" json:"-"`                 // chosen by the device that said it: the same when it is said again
 }
 
 // outgoing is a message on its way: the same ciphertext is offered until it is
@@ -37,6 +38,7 @@ type Message struct {
 type outgoing struct {
 	Message
 	Sealed []byte `cbor:"20,keyasint,omitempty"`
+	Again  uint64 `cbor:"21,keyasint,omitempty"` // place of the first, of a message that is said again
 	n      uint64
 }
 
@@ -71,11 +73,11 @@ func (c *Client) Send(ctx context.Context, id core.RoomID, mediaType string, con
 	case len(c.outbox) >= maxOutbox:
 		return Message{}, core.Errorf(core.Limited, "too many messages wait to be sent")
 	}
-	key, err := c.bytes(16)
+	key, err := c.bytes(keySize)
 	if err != nil {
 		return Message{}, err
 	}
-	o := &outgoing{Message: Message{Room: id, ID: core.Base32.EncodeToString(key), Sender: c.self.user, Device: c.self.device,
+	o := &outgoing{Message: Message{Room: id, ID: core.Base32.EncodeToString(key), Key: key, Sender: c.self.user, Device: c.self.device,
 		Type: mediaType, Content: content, Sent: c.now(), Own: true, Waiting: true, Encrypted: r.Kind == core.Group}, n: c.next}
 	if o.Type == "" {
 		o.Type = core.ContentMIMI
@@ -102,7 +104,7 @@ func (c *Client) seal(ctx context.Context, r *room, o *outgoing) error {
 	if err != nil {
 		return core.Errorf(core.Invalid, "content: %w", err)
 	}
-	if o.Sealed, err = r.g.Seal(nil, framed, nil); err != nil {
+	if o.Sealed, err = r.g.Seal(nil, framed, labelled(o.Key, o.Again > 0)); err != nil {
 		return core.Errorf(core.Unavailable, "the message cannot be sealed now: %w", err)
 	}
 	o.Epoch = r.g.Epoch()
@@ -214,6 +216,10 @@ func (c *Client) settle(o *outgoing, res *wire.SentResult) {
 	}
 	c.outbox = slices.Delete(c.outbox, i, i+1)
 	c.put(tableOutbox, o.n, nil)
+	if o.Again > 0 {
+		c.settledAgain(o, res)
+		return
+	}
 	if res == nil {
 		return
 	}
@@ -243,32 +249,38 @@ func (c *Client) sealAgain(ctx context.Context, id core.RoomID) error {
 
 // message opens an application message, once: the key is used up in the same write
 // that keeps what it said.
-func (c *Client) message(r *room, ev *wire.Event, m *mls.Message) {
+func (c *Client) message(ctx context.Context, r *room, ev *wire.Event, m *mls.Message) error {
 	if m.Private.ContentType != mls.ContentApplication {
 		c.fail(r, ev, m.Private.Epoch, "a handshake that homeservers cannot follow")
-		return
+		return nil
 	}
 	if m.Private.Epoch > r.g.Epoch() {
 		c.later(r, ev)
 		if r.Lost == "" { // a log has the commit first (PROTOCOL §5), unless it went on from a snapshot
 			c.lose(r, "commits before a message are missing")
 		}
-		return
+		return nil
+	}
+	if _, again := label(m.Private.AuthenticatedData); again { // as it says: that is not verified yet
+		if err := c.recall(ctx, r); err != nil {
+			return err
+		}
 	}
 	app, err := r.g.Open(m)
 	switch {
 	case err == nil:
 	case errors.Is(err, group.ErrOwnMessage):
 		c.echo(r, ev)
-		return
+		return nil
 	case m.Private.Epoch < r.Entered:
-		return // said before this device came
+		return nil // said before this device came
 	default:
 		c.fail(r, ev, m.Private.Epoch, err.Error())
-		return
+		return nil
 	}
 	device, user := r.owner(app.Epoch, app.Sender)
-	out := &Message{Room: r.ID, Seq: ev.Seq, ID: ev.Event, Sender: user, Device: device, Sent: ev.Sent, Accepted: ev.Accepted,
+	key, again := label(app.AuthenticatedData)
+	out := &Message{Room: r.ID, Seq: ev.Seq, ID: ev.Event, Key: key, Sender: user, Device: device, Sent: ev.Sent, Accepted: ev.Accepted,
 		Epoch: app.Epoch, Encrypted: true}
 	framed, err := r.g.Public().Context().ReadApplication(app.Data)
 	if err != nil {
@@ -276,8 +288,13 @@ func (c *Client) message(r *room, ev *wire.Event, m *mls.Message) {
 	} else {
 		out.Type, out.Content = string(framed.MediaType.Type), framed.Content
 	}
+	if r.repeats(out, again) {
+		c.touch(r) // its key is used up
+		return nil
+	}
 	c.keepMessage(out)
 	c.tell(Update{Kind: NewMessage, Room: r.ID, User: user, Device: device, Message: out})
+	return nil
 }
 
 // fail keeps the place of what cannot be read.
@@ -333,12 +350,14 @@ func (c *Client) revisit(ctx context.Context, r *room) error {
 		if err == nil && m.Private != nil && m.Private.Epoch > r.g.Epoch() {
 			continue
 		}
+		if err == nil && m.Private != nil {
+			if err := c.message(ctx, r, &ev, m); err != nil {
+				return err
+			}
+		}
 		r.Future--
 		c.put(row.Table, row.N, nil)
 		c.touch(r)
-		if err == nil && m.Private != nil {
-			c.message(r, &ev, m)
-		}
 	}
 	return c.flush(ctx)
 }
@@ -405,7 +424,9 @@ func (c *Client) History(ctx context.Context, id core.RoomID, before uint64, lim
 	}
 	if before == 0 {
 		for _, o := range c.waiting(id) {
-			out = append(out, o.Message)
+			if o.Again == 0 {
+				out = append(out, o.Message)
+			}
 		}
 	}
 	return out, nil

@@ -65,6 +65,8 @@ type room struct {
 	visited uint64        // epoch in which they were looked at last
 	own     []byte        // the last commit of this device that was merged
 	fresh   bool          // the next write is a snapshot
+
+	heard map[heardKey]bool // its last messages; nil: nothing was said again lately
 }
 
 func (c *Client) loadRooms(ctx context.Context) error {
@@ -207,7 +209,9 @@ func (c *Client) leaveGroup(r *room) {
 	}
 	r.Records, r.g, r.p, r.Joined, r.Lost, r.Halted = 0, nil, nil, false, "", ""
 	for _, o := range c.waiting(r.ID) {
-		c.settle(o, nil)
+		if c.settle(o, nil); o.Again > 0 {
+			continue
+		}
 		o.Failed = "the room was left before this was sent"
 		c.tell(Update{Kind: NewMessage, Room: r.ID, User: o.Sender, Message: &o.Message})
 	}

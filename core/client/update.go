@@ -25,6 +25,7 @@ const (
 	Alarm                          // warning: a homeserver says what it must not
 	Halted                         // warning: the room goes no further here, see Text
 	Resynced                       // what was said in Room meanwhile cannot be read
+	Unheard                        // warning: something that User said in Room did not reach everybody: Text, Message
 )
 
 // An Update is something that happened, for people to see.
