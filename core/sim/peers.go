@@ -249,7 +249,7 @@ func (l *lane) kick() {
 		}
 		if l.stored > before {
 			l.wait = 0
-			if _, err := h.do(core.PeerStored{Peer: l.peer, Room: l.room, Seq: l.stored}); err != nil {
+			if _, err := h.do(core.PeerStored{Peer: l.peer, Room: l.room, Seq: l.stored, Passed: a.Rooms[0].Passed}); err != nil {
 				return // the lanes were opened anew
 			}
 		}
@@ -306,7 +306,7 @@ func (h *home) takeEvents(from string, in wire.Events, reply func(wire.Stored, e
 	}
 	var a wire.Stored
 	for i, r := range in.Rooms {
-		s := wire.RoomStored{Room: r.Room, Seq: outs[i].Stored}
+		s := wire.RoomStored{Room: r.Room, Seq: outs[i].Stored, Passed: outs[i].Passed}
 		if errs[i] != nil {
 			s.Code = core.CodeOf(errs[i]).String()
 		}
