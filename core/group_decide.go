@@ -37,7 +37,9 @@ func (e *Engine) CheckHandshake(tx Tx, now time.Time, h *Handshake) error {
 	if err != nil {
 		return err
 	}
-	h.Code = e.leasedByCode(now, h.Room, h.By)
+	if h.Home == e.cfg.Homeserver {
+		h.Code = e.leasedByCode(now, h.Room, h.By)
+	}
 	x, err := r.group.examine(h)
 	if err != nil {
 		return err
@@ -48,6 +50,7 @@ func (e *Engine) CheckHandshake(tx Tx, now time.Time, h *Handshake) error {
 	if x.commit == nil {
 		return nil
 	}
+	h.Newcomers = len(x.added) > 0
 	for _, k := range x.staged.AddedPackages {
 		if err := checkLifetime(k.Leaf.Lifetime, now); err != nil {
 			return err

@@ -153,11 +153,16 @@ func (m *Machine) judge(r *room, c *certRow) error {
 	case core.CodeOf(err) != core.Unavailable:
 		c.Judged = judgedNever
 	default:
-		if e, ok := errors.AsType[*core.Error](err); ok && e.Missing != "" {
-			m.lack(e.Missing)
-		}
+		m.lackOf(err)
 	}
 	return nil
+}
+
+// lackOf says whose record would help against err.
+func (m *Machine) lackOf(err error) {
+	if e, ok := errors.AsType[*core.Error](err); ok && e.Missing != "" {
+		m.lack(e.Missing)
+	}
 }
 
 // lack says whose record would help, once for an input.

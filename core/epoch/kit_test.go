@@ -97,6 +97,7 @@ type change struct {
 	Voters, Followers []string // nil: as before
 	Rule              uint8
 	Proposal, Bad     bool
+	Newcomers         bool
 }
 
 // handshake makes one of room for epoch.
@@ -114,6 +115,7 @@ func handshake(room core.RoomID, home string, epoch uint64, c change) *core.Hand
 type fakeRooms struct {
 	tx     core.Tx // of the test's own looks
 	judge  func(epoch uint64) error
+	think  error // of newcomers
 	sealed int
 }
 
@@ -172,6 +174,9 @@ func (f *fakeRooms) CheckHandshake(tx core.Tx, now time.Time, h *core.Handshake)
 	_, c, err := f.examine(tx, h)
 	if err == nil && c.Nonce == "unknown device" {
 		return core.Errorf(core.Unavailable, "a record is missing")
+	}
+	if err == nil && c.Newcomers {
+		h.Newcomers, err = true, f.think
 	}
 	return err
 }

@@ -37,6 +37,10 @@ type offer struct {
 	late   bool // over its device's budget: it waits for a token
 	paid   bool // a token of its homeserver's budget was taken
 	passed bool // the leader says that its epoch is over: only the log is waited for
+
+	newcomers bool             // it brings devices in, so the leader hears the voters
+	said      map[string]error // by voter: nil = it would approve
+	asked     uint64           // 1 + tick of the last question; 0 = none
 }
 
 func newOffer(h *core.Handshake, data []byte, tick uint64) *offer {
@@ -44,7 +48,7 @@ func newOffer(h *core.Handshake, data []byte, tick uint64) *offer {
 	if device == "" {
 		device = h.Home
 	}
-	return &offer{id: h.ID(), data: data, home: h.Home, device: device, commit: len(h.Info) > 0, epoch: epochOf(h.Message), since: tick}
+	return &offer{id: h.ID(), data: data, home: h.Home, device: device, commit: len(h.Info) > 0, epoch: epochOf(h.Message), since: tick, newcomers: h.Newcomers}
 }
 
 // epochOf reads the epoch of an MLSMessage with a PublicMessage (RFC 9420 §6:
@@ -193,7 +197,7 @@ func (r *room) take(home string, id core.HandshakeID) *offer {
 func (r *room) landed(id core.HandshakeID) {
 	delete(r.inLog, id)
 	if r.commit != nil && *r.commit == id {
-		r.commit = nil
+		r.commit, r.heard = nil, nil
 	}
 }
 
@@ -232,9 +236,9 @@ func (m *Machine) giveUp(r *room) {
 // release starts over after a change of leader: what was sent or appended may be
 // lost. Offers of others are theirs to send again; they are told where.
 func (m *Machine) release(r *room, lead uint64) {
-	r.inLog, r.commit, r.confIndex = nil, nil, 0
+	r.inLog, r.commit, r.confIndex, r.heard = nil, nil, 0, nil
 	for _, o := range r.queue {
-		o.sent, o.passed = 0, false
+		o.sent, o.passed, o.said, o.asked = 0, false, nil, 0
 		if o.home != m.cfg.Homeserver && lead != 0 && lead != m.self {
 			m.redirect(r, o.home, o.id, lead)
 		}
@@ -298,18 +302,18 @@ func (m *Machine) appendOffer(r *room, o *offer) (bool, error) {
 		return false, nil
 	}
 	// A new leader may be behind the offer's epoch for a moment.
-	if o.epoch > r.auth.Epoch || o.commit && !m.enough(r) {
+	if o.epoch > r.auth.Epoch || o.commit && !m.enough(r) || r.held(o, m.ticks) {
 		return false, nil
 	}
 	if !o.paid && m.homes.take(m.now, r.key+"/"+o.home) > 0 {
 		return false, nil
 	}
 	o.paid = true
-	if o.home != m.cfg.Homeserver {
-		if ok, err := m.acceptable(r, o); err != nil || !ok {
+	if ready, gone, err := m.acceptable(r, o); err != nil || !ready {
+		if gone {
 			r.queue = slices.DeleteFunc(r.queue, func(q *offer) bool { return q == o })
-			return true, err
 		}
+		return gone, err
 	}
 	if err := m.guard(r, func() error { return r.node.Propose(o.data) }); err != nil {
 		return false, nil // raft's bound of what is not agreed yet: at the next tick
@@ -327,27 +331,40 @@ func (m *Machine) appendOffer(r *room, o *offer) (bool, error) {
 	return true, nil
 }
 
-// acceptable lets the leader refuse what nobody would take. What is a matter of
-// judgement is left to each homeserver's approval.
-func (m *Machine) acceptable(r *room, o *offer) (bool, error) {
-	if _, again := r.row.find(o.id); again {
-		return false, nil
+// acceptable lets the leader refuse what nobody would take, and hear the voters of
+// what is a matter of judgement. gone: it need not wait any longer.
+func (m *Machine) acceptable(r *room, o *offer) (ready, gone bool, err error) {
+	if o.home != m.cfg.Homeserver {
+		if _, again := r.row.find(o.id); again {
+			return false, true, nil
+		}
+		h, err := core.ParseHandshake(o.data)
+		if err == nil {
+			err = m.opinion(h)
+			o.newcomers = h.Newcomers
+		}
+		switch {
+		case err == nil || o.newcomers && final(err):
+			o.say(m.cfg.Homeserver, err)
+		case core.CodeOf(err) == core.Internal:
+			return false, false, err
+		case core.CodeOf(err) != core.Unavailable:
+			m.sendRefusal(r, o.home, o.id, err)
+			return false, true, nil
+		}
 	}
-	h, err := core.ParseHandshake(o.data)
-	if err == nil {
-		err = m.cfg.Rooms.CheckHandshake(m.tx, m.now, h)
+	if !o.newcomers {
+		return true, false, nil
 	}
-	switch code := core.CodeOf(err); {
-	case err == nil:
-		return true, nil
-	case code == core.Internal:
-		return false, err
-	case code == core.Denied || code == core.Unavailable || code == core.Unauthenticated:
-		return true, nil
-	default:
+	if ready, err = m.hear(r, o); err == nil {
+		return ready, false, nil
+	}
+	if o.home == m.cfg.Homeserver {
+		m.decision(r, o.id, 0, err)
+	} else {
 		m.sendRefusal(r, o.home, o.id, err)
-		return false, nil
 	}
+	return false, true, nil
 }
 
 // forward sends an offer to the leader, again while there is no answer. Of the
@@ -414,7 +431,8 @@ func (r *room) lead() uint64 {
 	return r.node.BasicStatus().Lead
 }
 
-// A refusal is the body of core.PeerRefused.
+// A refusal is the body of core.PeerRefused, and of core.PeerOpinion, where Code 0 is
+// none.
 type refusal struct {
 	_    struct{} `cbor:",toarray"`
 	ID   []byte
@@ -426,9 +444,16 @@ type refusal struct {
 
 const maxText = 512 // octets of a refusal's text
 
+func bounded(text string) string { return strings.ToValidUTF8(text[:min(len(text), maxText)], "") }
+
+// parseRefusal decodes one within its bounds.
+func parseRefusal(body []byte) (f refusal, ok bool) {
+	err := strict.Unmarshal(body, &f)
+	return f, err == nil && len(f.ID) == len(core.HandshakeID{}) && len(f.Text) <= maxText && slices.Contains(core.Codes(), core.Code(f.Code))
+}
+
 func (m *Machine) sendRefusal(r *room, to string, id core.HandshakeID, err error) {
-	text := core.TextOf(err)
-	f := refusal{ID: id[:], Code: uint8(core.CodeOf(err)), Text: strings.ToValidUTF8(text[:min(len(text), maxText)], ""), Wait: uint32(min(retryAfter(err), time.Hour).Milliseconds())}
+	f := refusal{ID: id[:], Code: uint8(core.CodeOf(err)), Text: bounded(core.TextOf(err)), Wait: uint32(min(retryAfter(err), time.Hour).Milliseconds())}
 	b, _ := cbor.Marshal(&f) // strings and numbers
 	m.send(r, to, core.PeerRefused, b)
 }
@@ -443,8 +468,8 @@ func (m *Machine) redirect(r *room, to string, id core.HandshakeID, lead uint64)
 
 // refused takes the leader's word that an offer of this homeserver is not taken.
 func (m *Machine) refused(r *room, from string, body []byte) error {
-	var f refusal
-	if err := strict.Unmarshal(body, &f); err != nil || len(f.ID) != 32 || len(f.Text) > maxText || !slices.Contains(core.Codes(), core.Code(f.Code)) {
+	f, ok := parseRefusal(body)
+	if !ok {
 		m.stats.Ignored++
 		return nil
 	}

@@ -86,6 +86,10 @@ func (m *Machine) message(from string, msg core.PeerMessage) error {
 		return m.certified(r, msg.Body)
 	case core.PeerRefused:
 		return m.refused(r, from, msg.Body)
+	case core.PeerAsk:
+		return m.questioned(r, from, msg.Body)
+	case core.PeerOpinion:
+		return m.answered(r, from, msg.Body)
 	case core.PeerMembers:
 		return m.members(r, from, msg.Body)
 	}

@@ -50,6 +50,8 @@ type room struct {
 	queue      []*offer                  // handshakes that wait for the log
 	inLog      map[core.HandshakeID]bool // leader: appended and not applied yet
 	commit     *core.HandshakeID         // leader: the commit among them
+	heard      *offer                    // leader: the first of this epoch that needs the voters' opinion,
+	heldTo     uint64                    // and until which tick other commits wait for it
 	early      []signed                  // approvals of epochs that have not opened here
 	guests     map[uint64]string         // members that a voter vouched for
 	chased     int                       // questions for approvals: whose turn it is
