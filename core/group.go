@@ -3,6 +3,7 @@ package core
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"slices"
 
 	"github.com/fxamacker/cbor/v2"
@@ -190,7 +191,7 @@ func (g *groupState) index() error {
 		g.policy, err = policy.ParseState(dict)
 	}
 	if err != nil {
-		return Errorf(Invalid, "room policy: %w", err)
+		return ofPolicy(err)
 	}
 	g.leaves = map[string][]uint32{}
 	for i, l := range g.public.Tree().All() {
@@ -202,6 +203,15 @@ func (g *groupState) index() error {
 	}
 	g.markGone()
 	return nil
+}
+
+// ofPolicy says a refusal of package policy to read a room's state in our words.
+func ofPolicy(err error) error {
+	code := Invalid
+	if errors.Is(err, policy.ErrUnsupported) {
+		code = Unsupported
+	}
+	return Errorf(code, "room policy: %w", err)
 }
 
 // leafClient reads from a leaf whose device it is (PROTOCOL §2). It is a claim that

@@ -158,7 +158,7 @@ func (g *groupState) examineCommit(x *examined, h *Handshake) (err error) {
 		return Errorf(Invalid, "commit: %w", err)
 	}
 	if x.policy, err = g.policy.Next(dict, x.staged.Components); err != nil {
-		return Errorf(Invalid, "room policy: %w", err)
+		return ofPolicy(err)
 	}
 	if g.gone[x.actor.User] {
 		return Refuse(Denied, NotJoined, "you are leaving that room")

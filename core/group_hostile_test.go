@@ -231,3 +231,14 @@ func TestGroupSnapshotsOfLiars(t *testing.T) {
 	b.must(b.restore(club, two))
 	wantCode(t, newGroupHouse(t, domainA).restore(club, two), core.Denied) // its own name
 }
+
+// A room does not come to depend on a rule that nobody here enforces.
+func TestGroupRefusesWhatItWouldNotEnforce(t *testing.T) {
+	h := newGroupHouse(t, domainA)
+	al := newDevice(t, alice, "phone")
+	al.create(h, club, policy.Default(string(alice), domainA))
+	base := al.state().Base()
+	base.ParentDependent, base.Parent = true, string(core.NewRoomID(domainA, "parent"))
+	_, _, err := h.decide(al.commit(club, nil, update(policy.ComponentBaseRoom, base.AppendTo(nil))))
+	wantCode(t, err, core.Unsupported)
+}

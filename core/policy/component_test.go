@@ -105,8 +105,8 @@ func TestEveryComponentIsReadAndWritten(t *testing.T) {
 		}
 		dict = dict.With(c, b)
 	}
-	s := mustParse(t, dict)
-	if s.EpochTolerance() != 7 || s.Metadata().Name != "X" || s.Authority().Rule != TwoThirds || !s.Banned(user(1)) || s.Base().Parent == "" {
+	s := mustParse(t, dict.With(ComponentBaseRoom, BaseRoom{MaxUsers: number(50)}.AppendTo(nil)))
+	if s.EpochTolerance() != 7 || s.Metadata().Name != "X" || s.Authority().Rule != TwoThirds || !s.Banned(user(1)) || *s.Base().MaxUsers != 50 {
 		t.Errorf("%+v", s)
 	}
 	if diff := cmp.Diff([]string{"a.example"}, s.Domains()); diff != "" {
@@ -226,6 +226,18 @@ func TestStatesThatDoNotFit(t *testing.T) {
 	} {
 		if _, err := ParseState(dict); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, base := range map[string]BaseRoom{
+		"a parent's participants": {ParentDependent: true, Parent: "mimi://a.example/r/x"},
+		"pseudonyms":              {Pseudonyms: true},
+	} {
+		next := good.With(ComponentBaseRoom, base.AppendTo(nil))
+		if _, err := ParseState(next); !errors.Is(err, ErrUnsupported) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := mustParse(t, good).Next(next, []mls.ComponentID{ComponentBaseRoom}); !errors.Is(err, ErrUnsupported) {
+			t.Errorf("%s, later: %v", name, err)
 		}
 	}
 	banned := good.With(ComponentParticipants, ParticipantList{{user(0), 7}, {user(1), 2}, {user(2), 1}}.AppendTo(nil))

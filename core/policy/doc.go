@@ -118,3 +118,7 @@ const DefaultEpochTolerance = 5
 // ErrMalformed is wrapped by errors about data that does not have the form of
 // its component, or does not fit the other components.
 var ErrMalformed = errors.New("policy: malformed")
+
+// ErrUnsupported is wrapped by errors about a rule that a room asks for and that
+// nobody here would enforce: such a room is refused, so that nobody relies on it.
+var ErrUnsupported = errors.New("policy: not supported")

@@ -62,7 +62,7 @@ func tally[K uint32 | string](counts []count[K], more map[K]int) []count[K] {
 // ParseState reads the dictionary of an epoch: participant_list, roles_list and
 // authority have to be there, and all components that this package knows have
 // to be well formed and fit each other. Others are not looked at. Errors are
-// ErrMalformed.
+// ErrMalformed or ErrUnsupported.
 func ParseState(dict mls.AppData) (*State, error) {
 	ids := make([]mls.ComponentID, len(dict))
 	for i := range dict {
@@ -73,7 +73,7 @@ func ParseState(dict mls.AppData) (*State, error) {
 
 // Next is the state of the epoch that a commit opens: dict is its dictionary,
 // and changed are the components whose data is not that of s. It takes as long
-// as what changed. Errors are ErrMalformed; s stays as it is.
+// as what changed. Errors are those of ParseState; s stays as it is.
 func (s *State) Next(dict mls.AppData, changed []mls.ComponentID) (*State, error) {
 	if len(changed) == 0 {
 		return s, nil
@@ -157,6 +157,12 @@ func (s *State) fit() error {
 		if s.Fixed() && r.Index > RoleBanned && r.Has(CanAddParticipant) {
 			return fmt.Errorf("%w: membership is fixed, and a role may add participants", ErrMalformed)
 		}
+	}
+	switch base := s.Base(); { // draft-ietf-mimi-room-policy-04 §5
+	case base.ParentDependent:
+		return fmt.Errorf("%w: a room whose participants are those of another", ErrUnsupported)
+	case base.Pseudonyms:
+		return fmt.Errorf("%w: a room of pseudonyms", ErrUnsupported)
 	}
 	if s.base != nil && s.base.MaxUsers != nil {
 		users := int64(len(s.list)) - s.holders(RoleBanned)
