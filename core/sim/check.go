@@ -44,7 +44,7 @@ const tolerance = policy.DefaultEpochTolerance
 
 // facts are what is known of a run from outside.
 type facts struct {
-	steps, commits, crashes, messages, read, count int
+	steps, commits, crashes, messages, read, count, lies int
 
 	register map[epochName]*ended
 	acked    []acknowledged
@@ -70,7 +70,22 @@ type acknowledged struct {
 	h       *home
 	room    core.RoomID
 	seq     uint64
-	message []byte
+	sender  core.UserURI
+	message []byte // nil: it had been taken before, perhaps sealed otherwise
+}
+
+// acknowledge takes down what a homeserver tells its device of messages.
+func (w *world) acknowledge(h *home, room core.RoomID, sender core.UserURI, in wire.Send, out wire.Sent) {
+	for i, r := range out.Results {
+		if r.Error != nil {
+			continue
+		}
+		a := acknowledged{h, room, r.Seq, sender, in.Messages[i].Sealed}
+		if r.Duplicate {
+			a.message = nil
+		}
+		w.facts.acked = append(w.facts.acked, a)
+	}
 }
 
 func newFacts() facts {
@@ -89,7 +104,10 @@ func (w *world) accepted(h *home, ev *core.Event) {
 		return
 	}
 	w.facts.count++
-	w.facts.acked = append(w.facts.acked, acknowledged{h, ev.Room, ev.Seq, s.Message})
+	if h.does(Reading) {
+		h.memory.values["kept"] = &table[string, []byte]{}
+		h.memory.values["kept"].put("said", append([]byte("what was said: "), w.canaries...))
+	}
 	w.note(h.domain, "accepts %d of %s: %s of epoch %d", ev.Seq, ev.Sender, short(s.Message), epochOf(s.Message))
 }
 
@@ -401,7 +419,7 @@ func (w *world) checkKept(a *acknowledged) {
 		if err != nil {
 			return err
 		}
-		if s, ok := ev.Body.(core.Sealed); !ok || !bytes.Equal(s.Message, a.message) {
+		if s, ok := ev.Body.(core.Sealed); !ok || ev.Sender != a.sender || a.message != nil && !bytes.Equal(s.Message, a.message) {
 			w.wrong("%s: %d of %s is not what was acknowledged", a.h.domain, a.seq, a.room)
 		}
 		return nil
@@ -458,13 +476,7 @@ func (w *world) checkCertificate(r core.Reader, h *home, room core.RoomID, e uin
 	}
 	c, err := epoch.ParseCertificate(b)
 	if err == nil {
-		err = c.Verify(before, rule, func(domain string, signed, sig []byte) error {
-			by := w.homeOf(domain)
-			if by == nil || !identity.Verify(by.key.Public().(ed25519.PublicKey), epoch.ApprovalLabel, sig, signed) {
-				return fmt.Errorf("not signed by %s", domain)
-			}
-			return nil
-		})
+		err = c.Verify(before, rule, w.signedBy)
 	}
 	if err == nil && (c.Facts().Room != room || c.Facts().Epoch != e || !bytes.Equal(c.Facts().Commit, commit[:])) {
 		err = fmt.Errorf("it is of another commit")
@@ -472,6 +484,15 @@ func (w *world) checkCertificate(r core.Reader, h *home, room core.RoomID, e uin
 	if err != nil {
 		w.wrong("%s: certificate of epoch %d of %s: %v", h.domain, e, room, err)
 	}
+}
+
+// signedBy says whether a homeserver signed an approval.
+func (w *world) signedBy(domain string, signed, sig []byte) error {
+	by := w.homeOf(domain)
+	if by == nil || !identity.Verify(by.key.Public().(ed25519.PublicKey), epoch.ApprovalLabel, sig, signed) {
+		return fmt.Errorf("not signed by %s", domain)
+	}
+	return nil
 }
 
 // since reports whether a homeserver was in the room in every epoch from e on.

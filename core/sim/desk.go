@@ -256,6 +256,18 @@ func (h *home) rooms(s core.Session) (out wire.Rooms, err error) {
 
 // send answers POST /v1/rooms/{room}/messages.
 func (h *home) send(room core.RoomID, in wire.Send, s core.Session) (out wire.Sent, err error) {
+	if h.does(Losing) {
+		out = h.pretend(room, in)
+	} else {
+		out, err = h.take(room, in, s)
+	}
+	if err == nil {
+		h.w.acknowledge(h, room, s.User, in, out)
+	}
+	return out, err
+}
+
+func (h *home) take(room core.RoomID, in wire.Send, s core.Session) (out wire.Sent, err error) {
 	var ins []core.Input
 	for _, m := range in.Messages {
 		id := sha256.Sum256([]byte(string(s.Device) + "\x00" + string(room) + "\x00" + m.ID))

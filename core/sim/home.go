@@ -32,8 +32,9 @@ type home struct {
 	order   []*lane // as they were opened
 	waiting map[core.HandshakeID][]*offer
 	polls   []*poll
-	posting map[string]bool // peers that a Welcome is on its way to
-	asking  map[string]bool // peers whose record is being asked for
+	posting map[string]bool               // peers that a Welcome is on its way to
+	asking  map[string]bool               // peers whose record is being asked for
+	rivals  map[epochName]*core.Handshake // of one that forks
 }
 
 // homeKey is the signing key of a homeserver.
@@ -99,8 +100,8 @@ type rooms struct {
 
 // Decide is that of core.Engine.
 func (r *rooms) Decide(tx core.Tx, now time.Time, hs *core.Handshake) (core.Output, *core.Opened, error) {
-	out, opened, err := r.Engine.Decide(tx, now, hs)
 	id := hs.ID()
+	out, opened, err := r.Engine.Decide(tx, now, r.h.rival(hs))
 	r.h.w.note(r.h.domain, "agreed: %x for epoch %d: opens %v, %v", id[:4], epochOf(hs.Message), opened != nil, err)
 	return out, opened, err
 }
@@ -250,6 +251,9 @@ func (h *home) publish(outs []core.Output) {
 // sendAll hands the agreement's messages to the network: those of one transaction
 // to one homeserver together.
 func (h *home) sendAll(sends []core.Send) {
+	if h.does(Lying) {
+		h.lie(sends)
+	}
 	var to []string
 	by := map[string][]core.PeerMessage{}
 	for _, s := range sends {

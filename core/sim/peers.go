@@ -296,7 +296,7 @@ func (l *lane) read() (out []core.PeerEvent) {
 // takeEvents answers what another homeserver's users sent.
 func (h *home) takeEvents(from string, in wire.Events, reply func(wire.Stored, error)) {
 	var ins []core.Input
-	for _, r := range in.Rooms {
+	for _, r := range h.tamper(in.Rooms) {
 		ins = append(ins, core.PeerEvents{From: from, Room: r.Room, Events: r.Events})
 	}
 	outs, errs, err := h.commit(ins...)

@@ -164,6 +164,10 @@ func (d *device) something(ctx context.Context) {
 		err = d.c.Renew(ctx, id)
 	case n < 88:
 		what = "describes the room"
+		if w.plan.Sabotage == Leaking {
+			err = d.c.Describe(ctx, id, "a room", string(w.canaries))
+			break
+		}
 		err = d.c.Describe(ctx, id, fmt.Sprintf("name %d", n), fmt.Sprintf("topic %d", d.person.said))
 	case n < 91 && other != d.user:
 		what = "removes " + string(other)
@@ -175,6 +179,7 @@ func (d *device) something(ctx context.Context) {
 		what = "leaves"
 		w.facts.leaving[string(id)+" "+string(d.user)] = true
 		err = d.c.Leave(ctx, id)
+	case w.plan.Sabotage == Lying: // a room bears one liar among three
 	default:
 		what = "changes who agrees"
 		err = d.reorder(ctx, id)

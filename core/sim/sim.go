@@ -28,6 +28,7 @@ type Plan struct {
 	MaxEntries  int                            // of epoch.Config
 	UpdateEvery time.Duration                  // of client.Config
 	Store       func(domain string) core.Store // nil = in memory; a real one has no faults
+	Sabotage    Sabotage
 }
 
 // PlanOf makes a plan: one seed in eight has good weather, and one in ten many
@@ -66,6 +67,8 @@ type Result struct {
 	Read     int // messages opened by devices other than their senders
 	Crashes  int
 	Steps    int
+	Lies     int // approvals of something else
+	Proofs   int // that honest homeservers keep of them
 }
 
 // Times of the end of a run.
@@ -97,6 +100,13 @@ func Run(p Plan) *Result {
 	w.check()
 	r := &Result{Plan: p, Wrong: w.broken, Virtual: w.now, Epochs: w.facts.opened(), Messages: w.facts.count, Read: w.facts.read,
 		Crashes: w.facts.crashes, Steps: w.facts.steps}
+	if p.Sabotage == Lying {
+		r.Lies = w.facts.lies
+		for _, f := range w.finals() {
+			r.Proofs += w.proofs(f.room)
+		}
+		r.Wrong = w.broken
+	}
 	r.Trace, r.Hash = w.trace()
 	w.end()
 	return r

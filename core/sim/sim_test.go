@@ -178,3 +178,49 @@ func TestRealStore(t *testing.T) {
 		}
 	}
 }
+
+// What breaks a promise is found: each of these has something that looks at it.
+func TestSabotageIsFound(t *testing.T) {
+	for _, c := range []struct {
+		what     string
+		sabotage sim.Sabotage
+		says     string
+	}{
+		{"another commit for an epoch", sim.Forking, "began with"},
+		{"acknowledged and not kept", sim.Losing, "acknowledged"},
+		{"of another homeserver, and not kept", sim.Robbing, "and has not"},
+		{"kept twice", sim.Doubling, "2 times"},
+		{"out of order", sim.Mixing, " after "},
+		{"kept readable", sim.Reading, "is readable in bucket"},
+		{"sent readable", sim.Leaking, "is readable in handshake"},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			var found []string
+			for seed := uint64(44); seed < 60; seed++ {
+				p := sim.PlanOf(seed)
+				p.Homes, p.Users, p.Sabotage = max(p.Homes, 2), max(p.Users, 4), c.sabotage
+				if found = play(t, p).Wrong; slices.ContainsFunc(found, func(w string) bool { return strings.Contains(w, c.says) }) {
+					return
+				}
+			}
+			t.Errorf("not found; the last run: %q", found)
+		})
+	}
+}
+
+// A homeserver that approves one commit here and another there is shown to have done
+// so, and the others go on without it.
+func TestLiar(t *testing.T) {
+	lies, proofs := 0, 0
+	for seed := uint64(1); seed <= 12; seed++ {
+		p := sim.PlanOf(seed)
+		p.Homes, p.Users, p.Rooms, p.Sabotage = 4, 5, 1, sim.Lying
+		r := play(t, p)
+		judge(t, r, 60)
+		lies, proofs = lies+r.Lies, proofs+r.Proofs
+	}
+	t.Logf("%d lies, %d proofs", lies, proofs)
+	if lies == 0 || proofs == 0 {
+		t.Errorf("%d lies, %d proofs", lies, proofs)
+	}
+}
