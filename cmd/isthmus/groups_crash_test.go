@@ -113,7 +113,7 @@ func (g *crowd) settle() {
 				p.hear(g.room, by(o.name, g.of(o)))
 			}
 		}
-		checkOrder(g.t, p.name, p.lines(g.room))
+		checkOrder(g.t, p.name, p.lines(g.room), p.repeated()...)
 	}
 	s := converge(g.t, g.room, g.phones...)
 	g.t.Logf("%d sentences, each heard once by everybody; epoch %d", total, s.Epoch)

@@ -276,8 +276,8 @@ func (v *verbs) hears(want ...string) {
 }
 
 // checkOrder holds what somebody heard to: each text once, and those of each sender,
-// which end in a number, in their order.
-func checkOrder(t *testing.T, who string, said []string) {
+// which end in a number, in their order, except those that were said again late.
+func checkOrder(t *testing.T, who string, said []string, late ...string) {
 	t.Helper()
 	last, seen := map[string]int{}, map[string]bool{}
 	for _, s := range said {
@@ -287,7 +287,7 @@ func checkOrder(t *testing.T, who string, said []string) {
 		seen[s] = true
 		stem, digits := s[:strings.LastIndexByte(s, ' ')+1], s[strings.LastIndexByte(s, ' ')+1:]
 		var n int
-		if _, err := fmt.Sscan(digits, &n); err != nil {
+		if _, err := fmt.Sscan(digits, &n); err != nil || slices.Contains(late, s) {
 			continue
 		}
 		if before, ok := last[stem]; ok && n <= before {
@@ -309,6 +309,7 @@ type phone struct {
 
 	mu    sync.Mutex
 	heard map[core.RoomID][]string
+	late  []string // of what was heard: said again
 	news  []client.Update
 	stop  func()
 }
@@ -380,7 +381,9 @@ func (p *phone) take(news []client.Update) {
 			if c, err := converter.ParseContent(u.Message.Content); err == nil && u.Message.Failed == "" {
 				text = sayer(string(u.Message.Sender)) + ": " + c.Text()
 			}
-			p.heard[u.Room] = append(p.heard[u.Room], text)
+			if p.heard[u.Room] = append(p.heard[u.Room], text); u.Message.Late {
+				p.late = append(p.late, text)
+			}
 		case u.Kind != client.NewMessage:
 			p.news = append(p.news, u)
 		}
@@ -392,6 +395,13 @@ func (p *phone) lines(room core.RoomID) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.heard[room])
+}
+
+// repeated is what the device heard late, because it was said again.
+func (p *phone) repeated() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.late)
 }
 
 // say sends a text.

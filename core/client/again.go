@@ -114,12 +114,12 @@ func (c *Client) recall(ctx context.Context, r *room) error {
 }
 
 // repeats reports whether a message is one that was read before, and remembers it.
-func (r *room) repeats(m *Message, again bool) bool {
+func (r *room) repeats(m *Message) bool {
 	if r.heard == nil || len(m.Key) == 0 {
 		return false
 	}
 	k := heardAs(m.Device, m.Key)
-	if again && r.heard[k] {
+	if m.Late && r.heard[k] {
 		return true
 	}
 	r.heard[k] = true

@@ -31,6 +31,7 @@ type Message struct {
 	Waiting   bool           `cbor:"15,keyasint,omitempty" json:"waiting,omitempty"` // not accepted yet
 	Failed    string         `cbor:"16,keyasint,omitempty" json:"failed,omitempty"`  // why it cannot be read
 	Key       []byte         `cbor:"17,keyasint,omitempty" json:"-"`                 // chosen by the device that said it: the same when it is said again
+	Late      bool           `cbor:"18,keyasint,omitempty" json:"late,omitempty"`    // said again, because a homeserver was away: what was said later may come first
 }
 
 // outgoing is a message on its way: the same ciphertext is offered until it is
@@ -280,7 +281,7 @@ func (c *Client) message(ctx context.Context, r *room, ev *wire.Event, m *mls.Me
 	}
 	device, user := r.owner(app.Epoch, app.Sender)
 	key, again := label(app.AuthenticatedData)
-	out := &Message{Room: r.ID, Seq: ev.Seq, ID: ev.Event, Key: key, Sender: user, Device: device, Sent: ev.Sent, Accepted: ev.Accepted,
+	out := &Message{Room: r.ID, Seq: ev.Seq, ID: ev.Event, Key: key, Late: again, Sender: user, Device: device, Sent: ev.Sent, Accepted: ev.Accepted,
 		Epoch: app.Epoch, Encrypted: true}
 	framed, err := r.g.Public().Context().ReadApplication(app.Data)
 	if err != nil {
@@ -288,7 +289,7 @@ func (c *Client) message(ctx context.Context, r *room, ev *wire.Event, m *mls.Me
 	} else {
 		out.Type, out.Content = string(framed.MediaType.Type), framed.Content
 	}
-	if r.repeats(out, again) {
+	if r.repeats(out) {
 		c.touch(r) // its key is used up
 		return nil
 	}
