@@ -304,5 +304,23 @@ func (e *Engine) Judge(tx Tx, now time.Time, room RoomID, epoch uint64) error {
 	if derr := tx.DropValue(groupJudgements, epochKey(room, epoch)); derr != nil {
 		return asBroken(derr)
 	}
+	if err == nil {
+		return e.meet(tx, now, who)
+	}
 	return err
+}
+
+// meet takes up the records of devices that came in: those here can be told then who
+// they are, though their own homeserver may be away. What does not fit is left out.
+func (e *Engine) meet(tx Tx, now time.Time, who []newcomer) error {
+	for i := range who {
+		_, err := DeviceOf(tx, DeviceURI(who[i].Device))
+		if isAbsent(err) {
+			_, err = e.putDevice(tx, now, PutDevice{Proof: who[i].Proof})
+		}
+		if Broken(err) {
+			return err
+		}
+	}
+	return nil
 }

@@ -75,7 +75,11 @@ func (e *Engine) open(tx Tx, now time.Time, r *roomState, h *Handshake, x *exami
 		return Output{}, nil, err
 	}
 	if n := g.newcomers(x, h.Records); len(n) > 0 {
-		if err := putCBOR(tx, groupJudgements, epochKey(r.ID, ended+1), n); err != nil {
+		keep := func() error { return putCBOR(tx, groupJudgements, epochKey(r.ID, ended+1), n) }
+		if !slices.Contains(before.Voters, e.cfg.Homeserver) { // nobody asks what it thinks
+			keep = func() error { return e.meet(tx, now, n) }
+		}
+		if err := keep(); err != nil {
 			return Output{}, nil, err
 		}
 	}

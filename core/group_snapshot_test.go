@@ -2,6 +2,7 @@ package core_test
 
 import (
 	"bytes"
+	"context"
 	"testing"
 
 	"github.com/isthmus-chat/isthmus/core"
@@ -37,5 +38,36 @@ func TestSnapshotsThatNobodyAskedFor(t *testing.T) {
 	wantCode(t, b.restore(club, fork.snapshot(club)), core.Invalid)
 	if b.restart(); !bytes.Equal(before, b.snapshot(club)) {
 		t.Fatal("a fork took the room's place")
+	}
+}
+
+// A homeserver that approves of a device knows it from then on, and one that only
+// follows does too: the device's own may be away when somebody here asks who it is.
+func TestNewcomersAreKnownWhereTheyCame(t *testing.T) {
+	const domainC = "c.example"
+	a, b, c := newGroupHouse(t, domainA), newGroupHouse(t, domainB), newGroupHouse(t, domainC)
+	al, bo, ca := newDevice(t, alice, "phone"), newDevice(t, bobB, "phone"), newDevice(t, core.UserURI("mimi://c.example/u/carol"), "phone")
+	for _, h := range []*house{a, b, c} {
+		h.do(core.PutHomeserver{Record: homeRecord(t, domainC)})
+	}
+	al.create(a, club, policy.Default(string(alice), domainA))
+	a.accept(al.add(club, bo))
+	al.merge()
+	b.enrol(bo.proof)
+	b.must(b.restore(club, a.snapshot(club))) // b.example follows, a.example decides
+	hs := al.add(club, ca)
+	for _, h := range []*house{a, b} {
+		_, opened := h.accept(hs)
+		if h == a {
+			h.must(h.store.Update(context.Background(), func(tx core.Tx) error { return h.engine.Judge(tx, h.now, club, opened.Epoch) }))
+		}
+		h.view(func(r core.Reader) {
+			if d, err := core.DeviceOf(r, ca.uri); err != nil || d.User != ca.user || d.Local {
+				t.Errorf("%s does not know a device that came: %v", h.domain, err)
+			}
+		})
+		if n := h.rows("group judge"); n != 0 && h == b {
+			t.Errorf("%d judgements wait that nobody asks for", n)
+		}
 	}
 }
