@@ -1,22 +1,26 @@
 # make run    start the server on the built-in default
 # make build  build ./isthmus
 # make test   install what the tests need, then vet, test and fuzz: what CI runs
+# make sim    homeservers and devices in SEEDS simulated storms
 # make fuzz   every fuzz target for FUZZTIME
 # make bench  the table of docs/BENCHMARKS.md
 SHELL    := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 FUZZTIME ?= 5s
+SEEDS    ?= 300
 
 # Packages that start servers and real peers run one at a time. The race detector looks at all
-# but the command, whose tests run the real binary and kill it hundreds of times.
+# but the command, whose tests run the real binary and kill it hundreds of times, and the
+# simulator, in which one thing happens after the other.
 SERVERS := ./bridges/irc ./bridges/matrix ./store
 COMMAND := ./cmd/isthmus
+STORMS  := ./core/sim
 
 # Runs by name and count: a line for each official vector file, and for each
 # pair of MLS implementations.
 NAMED := grep -E '^(ok|FAIL|panic|mls )|^ +--- |_test.go:'
 
-.PHONY: run build test install vet unit vectors peers interop fuzz bench
+.PHONY: run build test install vet unit vectors sim peers interop fuzz bench
 
 run:
 	go run ./cmd/isthmus serve
@@ -24,7 +28,7 @@ run:
 build:
 	CGO_ENABLED=0 go build -trimpath -o isthmus ./cmd/isthmus
 
-test: vet unit vectors peers interop fuzz
+test: vet unit vectors sim peers interop fuzz
 
 install:
 	.ci/install
@@ -35,12 +39,17 @@ vet: install
 
 # The official vectors come after, by name and without the race detector, which has nothing to see in them.
 unit: vet
-	go test -race -timeout 15m -skip Vector $$(go list ./... | grep -v -x -F -f <(go list $(SERVERS) $(COMMAND)))
+	go test -race -timeout 15m -skip Vector $$(go list ./... | grep -v -x -F -f <(go list $(SERVERS) $(COMMAND) $(STORMS)))
 
 vectors: unit
 	go test -v -run Vector ./mls/... | $(NAMED) | grep -v '^        '
 
-peers: vectors
+# Those seeds that ever found something run as well (core/sim/testdata/seeds.txt). A seed that
+# finds something prints the end of its trace; go test ./core/sim -seed N replays it with all.
+sim: vectors
+	go test -v -timeout 15m $(STORMS) -seeds $(SEEDS)
+
+peers: sim
 	go test -race -p 1 -timeout 20m $(SERVERS)
 	go test -timeout 30m -skip TestMLSInterop $(COMMAND)
 
