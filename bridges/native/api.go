@@ -87,8 +87,8 @@ type api struct {
 	joins  joins
 	limits limits
 	counts *apiMetrics
-	bodies atomic.Int64 // octets
-	naming sync.Mutex   // while a name is looked up and taken
+	bodies *loads
+	naming sync.Mutex // while a name is looked up and taken
 
 	running atomic.Pointer[running]
 }
@@ -101,7 +101,7 @@ type running struct {
 
 func newAPI(cfg *Config, p peers) *api {
 	cfg.API.fill()
-	a := &api{cfg: cfg, log: cfg.Log, peers: p, mux: http.NewServeMux(), hub: newHub(cfg.API.Streams), limits: newLimits(&cfg.API)}
+	a := &api{cfg: cfg, log: cfg.Log, peers: p, mux: http.NewServeMux(), hub: newHub(cfg.API.Streams), limits: newLimits(&cfg.API), bodies: newLoads(maxBodies)}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
@@ -248,9 +248,12 @@ func (a *api) readBody(rt *route, c *call) (done func(), err error) {
 	case n < 0:
 		n = rt.max
 	}
-	done = func() { a.bodies.Add(-n) }
-	if a.bodies.Add(n) > maxBodies {
-		done()
+	who := string(c.session.User)
+	if who == "" {
+		who = c.from.String()
+	}
+	done, ok := a.bodies.take(who, n)
+	if !ok {
 		return nil, &core.Error{Code: core.Unavailable, Text: "too much is being sent at the moment", RetryAfter: time.Second}
 	}
 	if c.body, err = readAll(http.MaxBytesReader(c.w, c.r.Body, rt.max), c.r.ContentLength); err != nil {

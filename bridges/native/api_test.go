@@ -391,11 +391,11 @@ func TestAPIHostileBodies(t *testing.T) {
 	if status != 400 {
 		t.Errorf("text that is not UTF-8 is %d", status)
 	}
-	if n := h.bridge.api.bodies.Load(); n != 0 {
+	if n := h.bridge.api.bodies.total(); n != 0 {
 		t.Errorf("%d octets of bodies are still counted", n)
 	}
-	h.bridge.api.bodies.Store(maxBodies)
-	defer h.bridge.api.bodies.Store(0)
+	free, _ := h.bridge.api.bodies.take("others", maxBodies)
+	defer free()
 	alice.refused(core.Unavailable, "POST", path, wire.Send{Messages: []wire.Message{{Text: "x"}}})
 }
 

@@ -148,7 +148,7 @@ func TestFederationRefuses(t *testing.T) {
 			t.Errorf("%s: %d %q, want %d %q", c.name, status, code, c.status, c.code)
 		}
 		h.bridge.fed.guests.mu.Lock()
-		if used := h.bridge.fed.guests.used; used != 0 {
+		if used := h.bridge.fed.guests.bodies.total(); used != 0 {
 			t.Errorf("%s: %d octets are still counted", c.name, used)
 		}
 		delete(h.bridge.fed.guests.all, "b.example") // each case has a rate of its own
@@ -233,16 +233,16 @@ func TestFederationLimits(t *testing.T) {
 	if _, err := g.admit("one.more", true); err != nil || len(g.all) > 2 {
 		t.Errorf("after a while: %v, %d are remembered", err, len(g.all))
 	}
-	_, free, err := g.read(nil, &http.Request{ContentLength: 150, Body: io.NopCloser(strings.NewReader(strings.Repeat("x", 150)))}, 200)
+	_, free, err := g.read(nil, &http.Request{ContentLength: 150, Body: io.NopCloser(strings.NewReader(strings.Repeat("x", 150)))}, "b.example", 200)
 	if err != nil {
 		t.Fatal(err) // a lone request is read even if it alone is over the budget
 	}
-	if _, _, err := g.read(nil, &http.Request{ContentLength: 10}, 200); core.CodeOf(err) != core.Unavailable {
+	if _, _, err := g.read(nil, &http.Request{ContentLength: 10}, "c.example", 200); core.CodeOf(err) != core.Unavailable {
 		t.Errorf("over the budget: %v", err)
 	}
 	free()
-	if g.used != 0 {
-		t.Errorf("%d octets are still counted", g.used)
+	if n := g.bodies.total(); n != 0 {
+		t.Errorf("%d octets are still counted", n)
 	}
 }
 

@@ -178,7 +178,7 @@ func (f *federation) answer(w http.ResponseWriter, r *http.Request, name string)
 	if !known {
 		limit = min(limit, strangersBody)
 	}
-	body, free, err := f.guests.read(w, r, limit)
+	body, free, err := f.guests.read(w, r, from, limit)
 	if err != nil {
 		return nil, from, err
 	}
@@ -219,10 +219,10 @@ func (f *federation) serveDirectory(w http.ResponseWriter, r *http.Request) {
 type guests struct {
 	limits FederationLimits
 	now    func() time.Time
+	bodies *loads
 
-	mu   sync.Mutex
-	all  map[string]*guest
-	used int64 // octets of bodies
+	mu  sync.Mutex
+	all map[string]*guest
 }
 
 type guest struct {
@@ -236,7 +236,7 @@ type guest struct {
 const strangerMark = "?"
 
 func newGuests(l FederationLimits, now func() time.Time) *guests {
-	return &guests{limits: l, now: now, all: map[string]*guest{}}
+	return &guests{limits: l, now: now, all: map[string]*guest{}, bodies: newLoads(l.Memory)}
 }
 
 // admit counts a request; done is called when it is answered.
@@ -290,7 +290,7 @@ func (g *guests) evict(now time.Time) bool {
 }
 
 // read reads a body, and nothing of it before there is room for it.
-func (g *guests) read(w http.ResponseWriter, r *http.Request, limit int64) (body []byte, free func(), err error) {
+func (g *guests) read(w http.ResponseWriter, r *http.Request, from string, limit int64) (body []byte, free func(), err error) {
 	tooLarge := core.Errorf(core.TooLarge, "a body over %d octets", limit)
 	n := r.ContentLength
 	switch {
@@ -299,19 +299,9 @@ func (g *guests) read(w http.ResponseWriter, r *http.Request, limit int64) (body
 	case n < 0:
 		n = limit
 	}
-	g.mu.Lock()
-	over := g.used > 0 && g.used+n > g.limits.Memory
-	if !over {
-		g.used += n
-	}
-	g.mu.Unlock()
-	if over {
+	free, ok := g.bodies.take(from, n)
+	if !ok {
 		return nil, nil, &core.Error{Code: core.Unavailable, Text: "too much is being sent at the moment", RetryAfter: 200 * time.Millisecond}
-	}
-	free = func() {
-		g.mu.Lock()
-		g.used -= n
-		g.mu.Unlock()
 	}
 	if body, err = readAll(http.MaxBytesReader(w, r.Body, limit), r.ContentLength); err != nil {
 		free()
