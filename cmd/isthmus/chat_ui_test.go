@@ -122,7 +122,15 @@ func (f *fakeChat) Join(_ context.Context, room core.RoomID, code string) (chatR
 	err := f.act("join %s %s", room, code)
 	return chatRoom{Room: room, Name: room.Local()}, err
 }
-func (f *fakeChat) Leave(_ context.Context, room core.RoomID) error { return f.act("leave %s", room) }
+
+// Leave is done at once where nobody has to commit it.
+func (f *fakeChat) Leave(_ context.Context, room core.RoomID) error {
+	f.mu.Lock()
+	f.rooms = slices.DeleteFunc(f.rooms, func(r chatRoom) bool { return r.Room == room && !r.Encrypted })
+	f.mu.Unlock()
+	return f.act("leave %s", room)
+}
+
 func (f *fakeChat) Remove(_ context.Context, room core.RoomID, users []core.UserURI) error {
 	return f.act("remove %s %v", room, users)
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -142,23 +143,60 @@ func joinArg(chat chatter, s string) (core.RoomID, error) {
 // roomDone is the answer of verbs that only do something to a room.
 type roomDone struct {
 	Room core.RoomID `json:"room"`
-	Done string      `json:"done"`
+	Done string      `json:"done"` // the verb, or "leaving": nobody has done it yet
 }
 
+// leaveLook is how often leave looks whether it has come to pass.
+const leaveLook = 200 * time.Millisecond
+
 func (a *chatApp) leaveCommand() *cobra.Command {
-	return &cobra.Command{
+	var wait time.Duration
+	cmd := &cobra.Command{
 		Use: "leave ROOM", Short: "Leave a room, with all one's devices", Args: cobra.ExactArgs(1),
-		Long: "leave asks to be taken out of an encrypted room: another member's device does it when it is online.",
+		Long: `leave asks to be taken out of an encrypted room: another member's device does it when
+it is online. Until then leave waits, but not for ever. If nobody did it in time it
+says so, and what is run next here sees to it that the wish is not forgotten.`,
 		RunE: a.online(func(ctx context.Context, chat chatter, args []string) error {
 			room, err := roomArg(chat, args[0])
 			if err == nil {
 				err = chat.Leave(ctx, room)
 			}
+			left := false
+			if err == nil {
+				left, err = awaitLeft(ctx, chat, room, wait)
+			}
 			if err != nil {
 				return err
 			}
+			if !left {
+				return a.show(roomDone{room, "leaving"}, func(w io.Writer) {
+					fmt.Fprintf(w, "You asked to leave %s: another member's device will take you out when it is online.\n", screenLine(args[0]))
+				})
+			}
 			return a.show(roomDone{room, "leave"}, func(w io.Writer) { fmt.Fprintf(w, "You left %s.\n", screenLine(args[0])) })
 		}),
+	}
+	cmd.Flags().DurationVar(&wait, "wait", 10*time.Second, "wait at most so long to be let go")
+	return cmd
+}
+
+// awaitLeft takes what comes until a room is none of one's own, or for so long. A
+// commit of somebody else takes the wish with it: to take it brings the wish again.
+func awaitLeft(ctx context.Context, chat chatter, room core.RoomID, wait time.Duration) (bool, error) {
+	for end := time.Now().Add(wait); ; {
+		rooms, err := chat.Rooms()
+		if err != nil || !slices.ContainsFunc(rooms, func(r chatRoom) bool { return r.Room == room }) {
+			return err == nil, err
+		}
+		if !time.Now().Before(end) {
+			return false, nil
+		}
+		if err := sleepFor(ctx, leaveLook); err != nil {
+			return false, nil // interrupted: the wish stands
+		}
+		if err := chat.Sync(ctx); err != nil && !core.Temporary(err) {
+			return false, err
+		}
 	}
 }
 

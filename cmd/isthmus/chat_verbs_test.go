@@ -76,7 +76,8 @@ func TestChatVerbs(t *testing.T) {
 	r.fails(exitFailed, "", "invite", "garden", "bob@b.example", "carol")
 	r.says("You are in x: NOT encrypted.", "join", "mimi://b.example/r/x", "--code", "sesame")
 	r.says("You are in market", "join", "#Market")
-	r.says("You left garden.", "leave", "garden")
+	r.says("You asked to leave garden: another", "leave", "garden", "--wait", "1ms")
+	r.says(`"done": "leaving"`, "leave", "garden", "--wait", "0", "--json")
 	r.says("Removed carol.", "remove", "garden", "carol")
 	r.says("garden  end-to-end encrypted  0       5      mimi://a.example/g/garden", "rooms")
 	r.says("#lobby  NOT encrypted         2       0      none", "rooms")
@@ -88,6 +89,7 @@ func TestChatVerbs(t *testing.T) {
 	r.says("Revoked abc.", "devices", "revoke", "mimi://a.example/d/abc")
 	r.says("isthmus chat login alice@a.example --approval laptoplaptoplaptoplaptopla.a.example/YXBwcm92ZWQ", "devices", "approve", "cmVjb3Jk")
 	r.says("opensesame", "code", "garden", "--uses", "3", "--for", "1h")
+	r.says("You left #lobby.", "leave", "#lobby")
 	r.says("opens the room no more", "code", "garden", "--drop", "opensesame")
 	for _, want := range []string{"create party channel=false [mimi://b.example/u/bob]", "create plaza channel=true []", "join mimi://b.example/r/x sesame",
 		"join mimi://a.example/r/market ", "leave mimi://a.example/r/garden", "remove mimi://a.example/r/garden [mimi://a.example/u/carol]",
