@@ -29,12 +29,14 @@ import (
 //   - What it accepted is in the log of each other homeserver that was in the room
 //     from the message's epoch on, once. Excepted is what that homeserver had to
 //     refuse when it came there: its epoch was over for longer than the room
-//     tolerates, or its sender was out of the room or leaving it.
+//     tolerates, or its sender was out of the room or leaving it. What came too late is
+//     named in the answer, and heard there in the end all the same, once, if it was said
+//     by a device of somebody who is still in the room.
 //   - What is in the log of its homeserver, a device of a participant has opened,
 //     once, as it was said and by whom, if it is of an epoch since the device came
 //     in. A device that entered anew came in then: it is excepted from what was said
 //     before.
-//   - Of each sender in the order in which it was said.
+//   - Of each sender in the order in which it was said, but for what was said again late.
 //   - What was said is not readable in anything that a homeserver stores or is sent.
 //   - Every epoch has at the end, at each homeserver that has it, a certificate that
 //     verifies with the keys of the epoch's homeservers.
@@ -49,7 +51,8 @@ type facts struct {
 	register map[epochName]*ended
 	acked    []acknowledged
 	passed   map[string]bool // homeserver, origin and place of messages that had to be refused
-	leaving  map[string]bool // room and user
+	late     []late
+	leaving  map[string]uint64 // room and user: since which epoch they are out, 0 if they are not yet
 	authors  map[string]*device
 }
 
@@ -89,7 +92,7 @@ func (w *world) acknowledge(h *home, room core.RoomID, sender core.UserURI, in w
 }
 
 func newFacts() facts {
-	return facts{register: map[epochName]*ended{}, passed: map[string]bool{}, leaving: map[string]bool{}, authors: map[string]*device{}}
+	return facts{register: map[epochName]*ended{}, passed: map[string]bool{}, leaving: map[string]uint64{}, authors: map[string]*device{}}
 }
 
 func (f *facts) opened() int { return len(f.register) }
@@ -164,8 +167,8 @@ func (w *world) began(h *home, room core.RoomID, e uint64, commit core.Handshake
 	}
 }
 
-// settleLeaving forgets who asked to leave and is out in the newest epoch: should they
-// come back, the room owes them what it owes everybody.
+// settleLeaving takes down who asked to leave and is out in the newest epoch: should
+// they come back, the room owes them what it owes everybody.
 func (w *world) settleLeaving(h *home, room core.RoomID, e uint64) {
 	if k := w.facts.register[epochName{room, e + 1}]; k != nil {
 		return
@@ -178,13 +181,21 @@ func (w *world) settleLeaving(h *home, room core.RoomID, e uint64) {
 				}
 				continue
 			}
-			delete(w.facts.leaving, string(room)+" "+string(d.user))
+			if _, asked := w.facts.leaving[string(room)+" "+string(d.user)]; asked {
+				w.facts.leaving[string(room)+" "+string(d.user)] = e
+			}
 		}
 		return nil
 	})
 	if err != nil {
 		w.wrong("%s unreadable: %v", h.domain, err)
 	}
+}
+
+// left reports whether somebody asked to leave a room, and was not out before epoch e.
+func (w *world) left(room core.RoomID, user core.UserURI, e uint64) bool {
+	out, asked := w.facts.leaving[string(room)+" "+string(user)]
+	return asked && (out == 0 || out > e)
 }
 
 func epochOf(message []byte) uint64 {
@@ -230,8 +241,11 @@ func (w *world) stored(h *home, from string, in wire.RoomEvents, out *core.Outpu
 			}
 			late := head.Authority.Epoch > epochOf(p.Message)+tolerance
 			f := final{room: in.Room, head: head}
-			if !late && member && w.since(&f, h.domain, epochOf(p.Message)) && !w.facts.leaving[string(in.Room)+" "+string(p.Sender)] {
+			if !late && member && w.since(&f, h.domain, epochOf(p.Message)) && !w.left(in.Room, p.Sender, epochOf(p.Message)) {
 				w.wrong("%s says that it has %d of %s, and has not", h.domain, p.Seq, from)
+			}
+			if late && w.since(&f, h.domain, epochOf(p.Message)) {
+				w.passedOver(h, from, in.Room, p, out)
 			}
 			w.facts.passed[name] = true
 			w.note(h.domain, "refuses %d of %s: late %v, sender in the room %v", p.Seq, from, late, member)
@@ -365,7 +379,7 @@ func (w *world) restlessHome(f *final, h *home) (why string) {
 
 // settledState is what equals on all devices of a room.
 func (w *world) restlessDevice(f *final, d *device) string {
-	if !f.users[d.user] || !d.c.Registered() || w.facts.leaving[string(f.room)+" "+string(d.user)] {
+	if !f.users[d.user] || !d.c.Registered() || w.left(f.room, d.user, f.head.Authority.Epoch) {
 		return ""
 	}
 	ctx := context.Background()
@@ -375,6 +389,9 @@ func (w *world) restlessDevice(f *final, d *device) string {
 	}
 	if s.Epoch != f.head.Authority.Epoch {
 		return fmt.Sprintf("it is in epoch %d of %d", s.Epoch, f.head.Authority.Epoch)
+	}
+	if why := w.unheard(f, d, s.Entered); why != "" {
+		return why
 	}
 	rooms, err := d.c.Rooms(ctx)
 	if err != nil {
@@ -549,7 +566,7 @@ func (w *world) checkDevices(f *final) {
 		}
 		read := w.history(f, d)
 		w.checkOrder(f, d, read)
-		if !f.users[d.user] || w.facts.leaving[string(f.room)+" "+string(d.user)] {
+		if !f.users[d.user] || w.left(f.room, d.user, f.head.Authority.Epoch) {
 			continue
 		}
 		s, err := d.c.State(ctx, f.room)
@@ -610,6 +627,7 @@ func (w *world) checkRead(f *final, d *device, entered uint64, read map[uint64]c
 		}
 		m, there := read[events[i].Seq]
 		switch {
+		case !there && hasKey(read, repeated(s.Message)): // it had the first
 		case !there:
 			w.wrong("%s has not read %d of %s (%s, epoch %d, %s)", d.name, events[i].Seq, f.room, events[i].Sender, epochOf(s.Message), short(s.Message))
 		case m.Failed != "":
@@ -643,6 +661,9 @@ func (w *world) checkOrder(f *final, d *device, read map[uint64]client.Message) 
 		fields := strings.Fields(text)
 		n := 0
 		fmt.Sscan(fields[len(fields)-1], &n)
+		if m.Late {
+			continue
+		}
 		if n < last[author.name] {
 			w.wrong("%s reads %d of %s in %s after %d", d.name, n, author.name, f.room, last[author.name])
 		}

@@ -243,7 +243,7 @@ func (l *lane) kick() {
 	ask(h, l.peer, "events", in, (*home).takeEvents, func(a wire.Stored, err error) {
 		l.busy = false
 		before := l.stored
-		if err == nil && len(a.Rooms) == 1 {
+		if err == nil && len(a.Rooms) == 1 && (a.Rooms[0].Code == "" || a.Rooms[0].Code == core.Conflict.String() || a.Rooms[0].Seq > before) {
 			l.stored = min(a.Rooms[0].Seq, last)
 			l.seen = l.stored
 		}

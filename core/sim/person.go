@@ -177,7 +177,7 @@ func (d *device) something(ctx context.Context) {
 		err = d.c.SetRole(ctx, id, []core.Role{core.RoleMember, core.RoleOperator, core.RoleAdmin}[w.rng.IntN(3)], other)
 	case n < 97 && rooms[0].Devices > 2:
 		what = "leaves"
-		w.facts.leaving[string(id)+" "+string(d.user)] = true
+		w.facts.leaving[string(id)+" "+string(d.user)] = 0
 		err = d.c.Leave(ctx, id)
 	case w.plan.Sabotage == Lying: // a room bears one liar among three
 	default:

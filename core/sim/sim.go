@@ -31,7 +31,7 @@ type Plan struct {
 	Sabotage    Sabotage
 }
 
-// PlanOf makes a plan: one seed in eight has good weather, and one in ten many
+// PlanOf makes a plan: one seed in eight has good weather, and one in eleven many
 // people who are busy for long.
 func PlanOf(seed uint64) Plan {
 	r := rand.New(rand.NewPCG(seed, 1))
@@ -42,7 +42,7 @@ func PlanOf(seed uint64) Plan {
 	if r.IntN(4) == 0 {
 		p.MaxEntries = 2 + r.IntN(6)
 	}
-	if seed%10 == 4 {
+	if seed%11 == 4 {
 		p.Homes, p.Users, p.Second = max(p.Homes, 3), p.Users+2, p.Second+1
 		p.Storm, p.Pace = 3*p.Storm, p.Pace/2
 	}
