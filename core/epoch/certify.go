@@ -206,6 +206,9 @@ func (m *Machine) add(r *room, c *certRow, s signed) error {
 		c.Given = append(c.Given, s)
 	case odd == nil:
 		c.Strays = append(c.Strays, s)
+		if len(c.Given) > 0 && s.a.Domain != m.cfg.Homeserver { // somebody signed both: each of us may have one half of the proof
+			m.send(r, s.a.Domain, core.PeerCertificate, c.certificate().Encode())
+		}
 	}
 	return nil
 }
