@@ -76,6 +76,7 @@ var operations = map[string]operation{
 	"peer.list":      op((*admin).peerList),
 	"peer.show":      op((*admin).peerShow),
 	"peer.retry":     op((*admin).peerRetry),
+	"peer.evidence":  op((*admin).peerEvidence),
 	"backup":         op((*admin).backupTo),
 	"status":         op((*admin).status),
 }

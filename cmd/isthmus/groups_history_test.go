@@ -86,7 +86,7 @@ func (o *offerer) Handshake(ctx context.Context, room core.RoomID, h wire.Handsh
 		}
 	case !core.Temporary(err):
 		return d, err // refused for what it is
-	default:
+	case ctx.Err() == nil: // else it was not waited for
 		o.failed.Store(&err)
 	}
 	op.Output = out

@@ -142,7 +142,7 @@ func (l *lan) waits(what string, p *phone, room core.RoomID) {
 // TestGroupsPartition talks and commits in a room of three homeservers, one of them on
 // PostgreSQL, while the network between them is cut in every way. Who reaches a majority
 // goes on; who does not is told so; in the end everybody has heard everything once and in
-// order, and the history of the room's epochs is linearizable.
+// order, but for what was said again, and the history of the room's epochs is linearizable.
 func TestGroupsPartition(t *testing.T) {
 	c := newCluster(t, false, "a.example", "b.example", "c.example")
 	pg := newPostgres(t)

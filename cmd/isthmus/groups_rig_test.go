@@ -397,11 +397,14 @@ func (p *phone) lines(room core.RoomID) []string {
 	return slices.Clone(p.heard[room])
 }
 
-// repeated is what the device heard late, because it was said again.
-func (p *phone) repeated() []string {
+// inOrder holds what the device heard in a room to checkOrder, and returns how much of
+// what it heard anywhere was late.
+func (p *phone) inOrder(room core.RoomID) (late int) {
+	p.t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Clone(p.late)
+	checkOrder(p.t, p.name, p.heard[room], p.late...)
+	return len(p.late)
 }
 
 // say sends a text.

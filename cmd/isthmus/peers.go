@@ -154,6 +154,7 @@ func (c *cli) peerCommand() *cobra.Command {
 				})
 			},
 		},
+		c.peerEvidenceCommand(),
 	)
 	return cmd
 }

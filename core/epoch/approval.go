@@ -249,6 +249,12 @@ func ProofsOf(r core.Reader, room core.RoomID, after string, limit int) ([]core.
 	return vs, nil
 }
 
+// Proofs lists the proofs that are kept here, of all rooms, at most limit after key
+// after, as ParseProof reads them.
+func Proofs(r core.Reader, after string, limit int) ([]core.Value, error) {
+	return r.Values(bucketProofs, after, limit)
+}
+
 // CertificateOf returns the certificate of the commit that opened epoch, as
 // ParseCertificate reads it. NotFound while too few approvals are there.
 func CertificateOf(r core.Reader, room core.RoomID, epoch uint64) ([]byte, error) {

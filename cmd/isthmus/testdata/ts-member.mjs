@@ -1,6 +1,7 @@
 // A device that is not ours: ts-mls (npm, MIT) for MLS, and everything else of PROTOCOL §2, §6
 // and §9 written here from the documents alone. One request a line on standard input, one
-// answer a line: {"op":"register"|"sync"|"send"|"commit"|"state", …}.
+// answer a line: {"op":"register"|"sync"|"send"|"commit"|"state", …}; and, because no device of ours
+// would: "reuse"|"ahead"|"propose"|"repeat", which no honest member does.
 import crypto from 'node:crypto'
 import { b64, bin, load, same, serve, text } from '../../../mls/interop/lines.mjs'
 import { mend, unmergedLeaves } from '../../../mls/interop/mended.mjs'
@@ -129,6 +130,7 @@ const { makeKeyPackageRef } = await dist('keyPackage.js')
 const { decodeRatchetTree } = await dist('ratchetTree.js')
 const { createGroupInfo } = await dist('createCommit.js')
 const { encodeExtension } = await dist('extension.js')
+const { signLeafNodeCommit } = await dist('leafNode.js')
 
 const suiteName = 'MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519'
 const cs = await m.getCiphersuiteImpl(m.getCiphersuiteFromName(suiteName), m.nobleCryptoProvider)
@@ -364,18 +366,75 @@ function group(room) {
   return g
 }
 
-// send says a text, as MIMI content in an ApplicationFraming of the group's first media type.
+// seal makes a message that says a text, as MIMI content in an ApplicationFraming of the
+// group's first media type.
+async function seal(state, said) {
+  const content = Uint8Array.from(cbor([crypto.randomBytes(16), null, new Uint8Array(), null, null, {}, [1, '', 1, 'text/plain;charset=utf-8', octets(said)]].map((v) => (Buffer.isBuffer(v) ? new Uint8Array(v) : v))))
+  return m.createApplicationMessage(state, Uint8Array.from([...vec(), ...vec(), ...vec(content)]), cs)
+}
+
+// post hands a sealed message to the homeserver.
+async function post(g, privateMessage) {
+  const sealed = b64(m.encodeMlsMessage({ version: 'mls10', wireformat: 'mls_private_message', privateMessage }))
+  g.sent = (g.sent ?? new Set()).add(sealed)
+  const { results } = await call('POST', roomPath(g.room, '/messages'), { messages: [{ id: b64(sha256(octets(sealed))).slice(0, 22), sealed }] })
+  if (results[0].error) throw Object.assign(new Error(`${results[0].error.code}: ${results[0].error.text}`), { refusal: results[0].error })
+  return { seq: results[0].seq }
+}
+
 async function send({ room, text: said }) {
   const g = group(room)
   if (Object.keys(g.state.unappliedProposals).length > 0) throw new Error('proposals wait to be committed')
-  const content = Uint8Array.from(cbor([crypto.randomBytes(16), null, new Uint8Array(), null, null, {}, [1, '', 1, 'text/plain;charset=utf-8', octets(said)]].map((v) => (Buffer.isBuffer(v) ? new Uint8Array(v) : v))))
-  const made = await m.createApplicationMessage(g.state, Uint8Array.from([...vec(), ...vec(), ...vec(content)]), cs)
-  const sealed = b64(m.encodeMlsMessage({ version: 'mls10', wireformat: 'mls_private_message', privateMessage: made.privateMessage }))
+  const made = await seal(g.state, said)
   g.state = made.newState
-  g.sent = (g.sent ?? new Set()).add(sealed)
-  const { results } = await call('POST', roomPath(room, '/messages'), { messages: [{ id: b64(sha256(octets(sealed))).slice(0, 22), sealed }] })
-  if (results[0].error) throw Object.assign(new Error(`${results[0].error.code}: ${results[0].error.text}`), { refusal: results[0].error })
-  return { seq: results[0].seq }
+  return post(g, made.privateMessage)
+}
+
+// code is what a request was refused with; '' if it was taken.
+const code = (asked) => asked.then(() => '', (error) => error.refusal?.code ?? String(error))
+
+// reuse says several texts with one key and nonce.
+async function reuse({ room, texts }) {
+  const g = group(room)
+  const made = []
+  for (const said of texts) made.push(await seal(g.state, said))
+  g.state = made[0].newState
+  const codes = []
+  for (const one of made) codes.push(await code(post(g, one.privateMessage)))
+  return { codes }
+}
+
+// ahead says something in an epoch that has not begun.
+async function ahead({ room, by }) {
+  const g = group(room)
+  const { privateMessage } = await seal(g.state, 'from the future')
+  return { codes: [await code(post(g, { ...privateMessage, epoch: privateMessage.epoch + BigInt(by) }))] }
+}
+
+// propose offers to renew this member's leaf, many times.
+async function propose({ room, count }) {
+  const g = group(room)
+  const { leafIndex } = g.state.privatePath
+  const { leaf } = g.state.ratchetTree[2 * leafIndex]
+  const { extensions, capabilities, credential, signaturePublicKey } = leaf
+  const codes = []
+  for (let i = 0; i < count; i++) {
+    const pair = await cs.hpke.generateKeyPair()
+    const tbs = { leafNodeSource: 'update', hpkePublicKey: await cs.hpke.exportPublicKey(pair.publicKey), extensions, capabilities, credential, signaturePublicKey, groupId: g.state.groupContext.groupId, leafIndex }
+    const leafNode = await signLeafNodeCommit(tbs, me.keys.signKey, cs.signature) // signs any kind of leaf
+    const { message } = await m.createProposal(g.state, true, { proposalType: 'update', update: { leafNode } }, cs)
+    codes.push(await code(call('POST', roomPath(room, '/handshakes'), { message: b64(m.encodeMlsMessage(message)) })))
+  }
+  return { codes }
+}
+
+// repeat makes one request many times. What a claim came to stands in its answer.
+async function repeat({ method, path, body, count }) {
+  const codes = []
+  for (let i = 0; i < count; i++) {
+    codes.push(await call(method, path, body).then((a) => a.claims?.map((c) => c.status).join() ?? '', (error) => error.refusal?.code ?? String(error)))
+  }
+  return { codes }
 }
 
 // commit renews this member's keys and takes in what others proposed. The group goes on when
@@ -403,6 +462,10 @@ await serve({
   sync,
   send,
   commit,
+  reuse,
+  ahead,
+  propose,
+  repeat,
   state: ({ room }) => {
     const g = me.groups.get(room)
     if (!g) return { joined: false }
