@@ -133,6 +133,9 @@ func TestGroupsLife(t *testing.T) {
 		checkOrder(t, who, said)
 	}
 	for _, h := range c.homes { // each stops as it should
+		if m := h.metrics(); strings.Contains(m, "isthmus_agreement_certificates_total 0\n") || !strings.Contains(m, "isthmus_agreement_proofs_total 0\n") {
+			t.Errorf("%s does not count what was agreed", h.domain)
+		}
 		h.down(syscall.SIGTERM)
 	}
 }

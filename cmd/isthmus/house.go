@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,7 +15,6 @@ import (
 	"github.com/isthmus-chat/isthmus/bridges"
 	"github.com/isthmus-chat/isthmus/configs"
 	"github.com/isthmus-chat/isthmus/core"
-	"github.com/isthmus-chat/isthmus/core/epoch"
 	"github.com/isthmus-chat/isthmus/core/identity"
 	"github.com/isthmus-chat/isthmus/store"
 )
@@ -70,9 +68,9 @@ func openHouse(ctx context.Context, cfg *configs.Config, log *slog.Logger, withB
 		return nil, &configs.Error{Problems: []string{"federation.block: " + err.Error()}}
 	}
 	var bs []bridges.Bridge
-	awake := new(atomic.Bool)
+	agreed := newAgreement(log, h.reg)
 	if withBridges {
-		if h.nets, err = openNetworks(ctx, cfg, nativeParts{key, block, awake.Load}, h.reg, log); err != nil {
+		if h.nets, err = openNetworks(ctx, cfg, nativeParts{key, block, agreed.awake.Load}, h.reg, log); err != nil {
 			h.db.Close()
 			return nil, err
 		}
@@ -81,7 +79,7 @@ func openHouse(ctx context.Context, cfg *configs.Config, log *slog.Logger, withB
 	h.rt = bridges.NewRuntime(bridges.RuntimeConfig{
 		Store: h.db,
 		Engine: func() bridges.Decider {
-			return newDecider(core.Config{Homeserver: cfg.Domain, Key: key, Block: block}, awake)
+			return agreed.decider(core.Config{Homeserver: cfg.Domain, Key: key, Block: block})
 		},
 		Bridges:    bs,
 		Log:        log,
@@ -90,26 +88,6 @@ func openHouse(ctx context.Context, cfg *configs.Config, log *slog.Logger, withB
 		MaxAge:     time.Duration(cfg.ExpireAfter),
 	})
 	return h, nil
-}
-
-// A decider is the machine that the loop feeds. Whether it wants Ticks is for
-// others to read while the loop works.
-type decider struct {
-	*epoch.Machine
-	awake *atomic.Bool
-}
-
-// newDecider returns the engine, with the agreement of other homeservers around it.
-func newDecider(cfg core.Config, awake *atomic.Bool) bridges.Decider {
-	m := epoch.New(epoch.Config{Homeserver: cfg.Homeserver, Key: cfg.Key, Rooms: core.NewEngine(cfg)})
-	awake.Store(m.Awake())
-	return decider{m, awake}
-}
-
-func (d decider) Seal(tx core.Tx) error {
-	err := d.Machine.Seal(tx)
-	d.awake.Store(d.Machine.Awake())
-	return err
 }
 
 // admin returns what carries out the operator's commands on h.
