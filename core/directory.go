@@ -82,7 +82,8 @@ type (
 	// Whoever takes too many of one device's is given that of last resort.
 	// Limited: By asked for too many users.
 	ClaimKeyPackages struct {
-		By     string // who is counted: a user, or a peer's domain
+		By     string  // who is counted: a user, or a peer's domain
+		For    UserURI // who asks, and needs the users' consent; "" = somebody unknown
 		Users  []UserURI
 		Suites []uint16  // acceptable, in order of preference
 		Except DeviceURI // the asking device

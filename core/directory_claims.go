@@ -73,6 +73,14 @@ func (e *Engine) claimUser(tx Tx, c *claim, user UserURI) error {
 	if err != nil {
 		return err
 	}
+	may, err := consented(tx, user, c.For)
+	if err != nil {
+		return err
+	}
+	if !may && len(rows) > 0 {
+		c.out.Claims = append(c.out.Claims, Claim{User: user, Status: NoConsent})
+		return nil
+	}
 	status := UserUnknown
 	for _, row := range rows {
 		if len(row.Data) > 0 { // out of use

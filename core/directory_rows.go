@@ -89,6 +89,8 @@ func (e *Engine) decideDirect(tx Tx, now time.Time, in Input) (Output, error) {
 		return e.leaseGroupInfo(tx, now, in)
 	case PutJoinCode:
 		return e.putJoinCode(tx, now, in)
+	case PutConsent:
+		return e.putConsent(tx, in)
 	case PutLetters:
 		return e.putLetters(tx, now, in)
 	case DropLetters:

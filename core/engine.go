@@ -125,7 +125,7 @@ func (e *Engine) Apply(tx Tx, now time.Time, in Input) (Output, error) {
 		return Output{Items: []Item{item}}, err
 	case DropItems:
 		return Output{}, tx.DropItems(in.To, in.UpTo)
-	case PutDevice, PutHomeserver, PutSession, PutKeyPackages, ClaimKeyPackages, LeaseGroupInfo, PutJoinCode, PutLetters, DropLetters:
+	case PutDevice, PutHomeserver, PutSession, PutKeyPackages, ClaimKeyPackages, LeaseGroupInfo, PutJoinCode, PutConsent, PutLetters, DropLetters:
 		return e.decideDirectory(tx, now, in)
 	case CreateGroup:
 		return e.createGroup(tx, now, in)

@@ -183,7 +183,7 @@ func (a *api) claim(c *call, in *wire.Claim) (*wire.Claims, error) {
 
 func (a *api) claimAt(ctx context.Context, c *call, domain string, users []core.UserURI, in *wire.Claim) ([]core.Claim, error) {
 	if a.home(domain) {
-		out, err := a.gw().Do(ctx, core.ClaimKeyPackages{By: string(c.session.User), Users: users, Suites: in.Suites, Except: c.session.Device})
+		out, err := a.gw().Do(ctx, core.ClaimKeyPackages{By: string(c.session.User), For: c.session.User, Users: users, Suites: in.Suites, Except: c.session.Device})
 		return out.Claims, err
 	}
 	claims, err := a.peers.claim(ctx, domain, wire.PeerClaim{Room: in.Room, By: c.session.User, Except: c.session.Device, Users: users, Suites: in.Suites})
@@ -194,6 +194,27 @@ func (a *api) claimAt(ctx context.Context, c *call, domain string, users []core.
 		}
 	}
 	return claims, nil
+}
+
+// listConsents answers GET /v1/consent: what the asking user has said.
+func (a *api) listConsents(c *call) (*wire.Consents, error) {
+	out := &wire.Consents{Consents: []wire.Consent{}}
+	return out, a.gw().View(c.ctx(), func(r core.Reader) error {
+		all, err := core.ConsentsOf(r, c.session.User)
+		for _, one := range all {
+			out.Consents = append(out.Consents, wire.Consent{User: one.To, May: one.May})
+		}
+		return err
+	})
+}
+
+// putConsent answers PUT /v1/consent.
+func (a *api) putConsent(c *call, in *wire.PutConsent) (*wire.Consents, error) {
+	_, err := a.gw().Do(c.ctx(), core.PutConsent{User: c.session.User, Consent: core.Consent{To: in.User, May: in.May}, Drop: in.Forget})
+	if err != nil {
+		return nil, err
+	}
+	return a.listConsents(c)
 }
 
 // putInbox answers POST /v1/inbox/{user}.

@@ -105,6 +105,8 @@ func init() { // handlers refer to routes
 		{"PUT", "/v1/key-packages", device, packagesBody, nil, take((*api).putKeyPackages)},
 		{"GET", "/v1/key-packages", device, 0, nil, give((*api).countKeyPackages)},
 		{"POST", "/v1/key-packages/claim", device, smallBody, nil, take((*api).claim)},
+		{"GET", "/v1/consent", device, 0, nil, give((*api).listConsents)},
+		{"PUT", "/v1/consent", device, smallBody, nil, take((*api).putConsent)},
 		{"POST", "/v1/inbox/{user}", device, letterBody, nil, take((*api).putInbox)},
 
 		{"POST", "/v1/rooms", user, handshakeBody, nil, take((*api).createRoom)},

@@ -177,7 +177,7 @@ func (f *federation) giveKeyPackages(ctx context.Context, from string, in *wire.
 			return nil, core.Errorf(core.NotFound, "that user belongs to another homeserver")
 		}
 	}
-	out, err := f.gw.Do(ctx, core.ClaimKeyPackages{By: from, Users: in.Users, Suites: in.Suites, Except: in.Except})
+	out, err := f.gw.Do(ctx, core.ClaimKeyPackages{By: from, For: in.By, Users: in.Users, Suites: in.Suites, Except: in.Except})
 	if err != nil {
 		return nil, err
 	}

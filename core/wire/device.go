@@ -94,6 +94,25 @@ type Claims struct {
 	Claims []core.Claim `json:"claims"`
 }
 
+// Consent is what a user thinks of being added to rooms by one other, or, with User
+// "", by everybody not named. Where nothing is said everybody may.
+type Consent struct {
+	User core.UserURI `json:"user,omitempty"`
+	May  bool         `json:"may"`
+}
+
+// PutConsent is PUT /v1/consent. Nobody else is told.
+type PutConsent struct {
+	User   core.UserURI `json:"user,omitempty"` // "" = everybody not named
+	May    bool         `json:"may,omitempty"`
+	Forget bool         `json:"forget,omitempty"` // it is as if nothing had been said
+}
+
+// Consents answers PutConsent and GET /v1/consent.
+type Consents struct {
+	Consents []Consent `json:"consents"` // what is said of everybody not named first
+}
+
 // CreateRoom is POST /v1/rooms. A Group has Info, made by the device that
 // creates it; a Channel has none.
 type CreateRoom struct {
