@@ -31,7 +31,7 @@ import (
 //     refuse when it came there: its epoch was over for longer than the room
 //     tolerates, or its sender was out of the room or leaving it. What came too late is
 //     named in the answer, and heard there in the end all the same, once, if it was said
-//     by a device of somebody who is still in the room.
+//     by a device of somebody who was never out of the room since.
 //   - What is in the log of its homeserver, a device of a participant has opened,
 //     once, as it was said and by whom, if it is of an epoch since the device came
 //     in. A device that entered anew came in then: it is excepted from what was said
@@ -53,6 +53,7 @@ type facts struct {
 	passed   map[string]bool // homeserver, origin and place of messages that had to be refused
 	late     []late
 	leaving  map[string]uint64 // room and user: since which epoch they are out, 0 if they are not yet
+	out      map[string]uint64 // room and user: the last epoch in which they were out
 	authors  map[string]*device
 }
 
@@ -92,7 +93,7 @@ func (w *world) acknowledge(h *home, room core.RoomID, sender core.UserURI, in w
 }
 
 func newFacts() facts {
-	return facts{register: map[epochName]*ended{}, passed: map[string]bool{}, leaving: map[string]uint64{}, authors: map[string]*device{}}
+	return facts{register: map[epochName]*ended{}, passed: map[string]bool{}, leaving: map[string]uint64{}, out: map[string]uint64{}, authors: map[string]*device{}}
 }
 
 func (f *facts) opened() int { return len(f.register) }
@@ -181,8 +182,10 @@ func (w *world) settleLeaving(h *home, room core.RoomID, e uint64) {
 				}
 				continue
 			}
-			if _, asked := w.facts.leaving[string(room)+" "+string(d.user)]; asked {
-				w.facts.leaving[string(room)+" "+string(d.user)] = e
+			name := string(room) + " " + string(d.user)
+			w.facts.out[name] = e
+			if _, asked := w.facts.leaving[name]; asked {
+				w.facts.leaving[name] = e
 			}
 		}
 		return nil

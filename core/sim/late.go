@@ -73,6 +73,9 @@ func (w *world) unheard(f *final, d *device, entered uint64) string {
 		}
 		said := w.history(f, by)
 		for _, l := range mine {
+			if w.facts.out[string(f.room)+" "+string(by.user)] > l.epoch {
+				continue // who left says nothing again of what was before
+			}
 			if m := said[l.seq]; l.from == by.home.domain && m.Own && !hasKey(read, m.Key) {
 				return fmt.Sprintf("it has not heard %d of %s (epoch %d), which %s passed over, again", l.seq, l.from, l.epoch, l.at)
 			}
