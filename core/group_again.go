@@ -184,15 +184,12 @@ func (e *Engine) forgetAgain(tx Tx, in PeerStored) error {
 	if len(marks) == 0 || marks[0].Key > prefix+numberKey(in.Seq) {
 		return nil
 	}
-	r, err := e.group(tx, in.Room)
-	if err != nil {
+	peers, err := GroupPeers(tx, in.Room, e.cfg.Homeserver)
+	if err != nil && !isAbsent(err) {
 		return asBroken(err)
 	}
 	least := in.Seq
-	for _, d := range r.group.head.Domains {
-		if d == e.cfg.Homeserver {
-			continue
-		}
+	for _, d := range peers {
 		at, err := position(tx, groupPositions, d+"/"+RoomKey(in.Room))
 		if err != nil {
 			return asBroken(err)

@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -112,6 +113,16 @@ func (s *script) Apply(tx core.Tx, now time.Time, in core.Input) (core.Output, e
 		return core.Output{}, s.h.refuse
 	case core.Propose: // stands for what the agreement would say
 		return core.Output{Sends: s.h.sends(in), Welcomes: s.h.far(tx, in)}, nil
+	case core.PeerStored:
+		s.h.mu.Lock()
+		err := s.h.forgetful
+		if err == nil {
+			s.h.told = append(s.h.told, in.Passed...)
+		}
+		s.h.mu.Unlock()
+		if err != nil {
+			return core.Output{}, err
+		}
 	case core.Tick:
 		s.h.mu.Lock()
 		defer s.h.mu.Unlock()
@@ -134,6 +145,13 @@ func (s *script) append(tx core.Tx, now time.Time, in core.Envelope, home string
 
 // peerEvents stores what comes in order, and nothing twice.
 func (s *script) peerEvents(tx core.Tx, now time.Time, in core.PeerEvents) (out core.Output, err error) {
+	s.h.mu.Lock()
+	refuse := s.h.refuseEvents
+	s.h.mu.Unlock()
+	if refuse != nil {
+		s.h.refused.Add(1)
+		return out, refuse
+	}
 	key := core.RoomKey(in.Room) + "/" + in.From
 	b, err := tx.Value("script stored", key)
 	if err == nil {
@@ -143,8 +161,9 @@ func (s *script) peerEvents(tx core.Tx, now time.Time, in core.PeerEvents) (out 
 		return out, err
 	}
 	s.h.mu.Lock()
+	defer s.h.mu.Unlock()
 	opened := s.h.opened
-	s.h.mu.Unlock()
+	s.h.passed = slices.DeleteFunc(s.h.passed, func(seq uint64) bool { return seq <= in.Events[0].Prev })
 	for _, e := range in.Events {
 		if e.Seq <= out.Stored {
 			s.h.repeats.Add(1)
@@ -159,6 +178,10 @@ func (s *script) peerEvents(tx core.Tx, now time.Time, in core.PeerEvents) (out 
 			out.Stopped = core.StaleEpoch
 			break
 		}
+		if s.h.late[e.Seq] {
+			s.h.passed, out.Stored = append(s.h.passed, e.Seq), e.Seq
+			continue
+		}
 		got, err := s.append(tx, now, core.Envelope{Room: in.Room, Sender: e.Sender, Origin: core.Origin{Network: core.NetworkNative},
 			Sent: time.UnixMilli(e.Accepted), Body: core.Sealed{Message: e.Message}}, in.From)
 		if err != nil {
@@ -168,6 +191,7 @@ func (s *script) peerEvents(tx core.Tx, now time.Time, in core.PeerEvents) (out 
 		out.Events = append(out.Events, got.Event)
 		out.Stored = e.Seq
 	}
+	out.Passed = slices.Clone(s.h.passed)
 	text, err := cbor.Marshal(out.Stored)
 	if err != nil {
 		return out, err
@@ -193,15 +217,21 @@ type fedHome struct {
 	config FederationConfig
 	stop   func()
 
-	mu       sync.Mutex
-	said     []said
-	welcomes []core.Welcome
-	refuse   error
-	opened   uint64 // events of peers after this place are of an epoch to come
-	ticks    int
-	repeats  counter
-	gaps     counter
-	stored   counter // events of peers
+	mu           sync.Mutex
+	said         []said
+	welcomes     []core.Welcome
+	refuse       error
+	late         map[uint64]bool // events of peers that came too late
+	passed       []uint64        // and are not known there yet
+	forgetful    error           // of PeerStored
+	told         []uint64        // of PeerStored: what was passed over
+	opened       uint64          // events of peers after this place are of an epoch to come
+	ticks        int
+	repeats      counter
+	refused      counter // batches
+	refuseEvents error
+	gaps         counter
+	stored       counter // events of peers
 }
 
 type counter struct {
