@@ -2,6 +2,7 @@ package epoch
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 
 	"github.com/fxamacker/cbor/v2"
@@ -57,6 +58,35 @@ func TestTwoTruths(t *testing.T) {
 		}
 		if x, _ := p.Approvals(); x.Domain != liar {
 			t.Errorf("%s convicts %s", n.domain, x.Domain)
+		}
+	}
+}
+
+// Handshakes that are refused cost their sender too: a look at one may take long.
+func TestFloodOfRefusals(t *testing.T) {
+	for name, by := range map[string]func(int) core.DeviceURI{
+		"a device":             func(int) core.DeviceURI { return core.NewDeviceURI(three[0], "d") },
+		"devices of elsewhere": func(i int) core.DeviceURI { return core.NewDeviceURI("evil.example", fmt.Sprint(i)) },
+	} {
+		c := grown(t, 23, three...)
+		a, looked := c.nodes[three[0]], 0
+		for i := range 1000 {
+			h := handshake(testRoom, three[0], 1, change{Nonce: fmt.Sprint(i), Bad: true})
+			h.By = by(i)
+			if _, err := a.do(core.Propose{Handshake: h}, false); core.CodeOf(err) == core.Invalid {
+				looked++
+			} else if core.CodeOf(err) != core.Limited || retryAfter(err) <= 0 {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+		if looked == 0 || looked > 500 {
+			t.Errorf("%s: %d handshakes were looked at", name, looked)
+		}
+		if err := c.propose(&core.Handshake{Room: testRoom, Home: three[0], By: core.NewDeviceURI(three[0], "other"), Message: handshake(testRoom, three[0], 1, change{}).Message, Info: []byte{1}}); err != nil {
+			t.Errorf("%s: another device: %v", name, err)
+		}
+		if c.quiet(); c.epoch(three[1], testRoom) != 2 {
+			t.Errorf("%s: the room stands still", name)
 		}
 	}
 }

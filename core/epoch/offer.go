@@ -20,6 +20,7 @@ const (
 	maxForeign    = 32       // handshakes of one other homeserver, at the leader
 	maxLate       = 8        // of one device, over its budget
 	maxRedirects  = 4        // in one tick, from homeservers that do not lead
+	checksEach    = 8        // looks at handshakes for each that a device may offer: those refused among them
 )
 
 // An offer is a handshake that waits for the room's log.
@@ -92,6 +93,9 @@ func (m *Machine) propose(h *core.Handshake) error {
 	if r.own(m.cfg.Homeserver, id) != nil {
 		return nil
 	}
+	if wait := m.checks.take(m.now, m.asker(h)); wait > 0 {
+		return &core.Error{Code: core.Limited, Text: "too many handshakes to look at", RetryAfter: wait}
+	}
 	if err := m.cfg.Rooms.CheckHandshake(m.tx, m.now, h); err != nil {
 		return m.unfit(r, h, err)
 	}
@@ -103,6 +107,15 @@ func (m *Machine) propose(h *core.Handshake) error {
 		m.stir(r) // the last commit index may get lost
 	}
 	return m.run(r)
+}
+
+// asker is who is charged for a look at h, which costs more than to make it where a
+// group is large: a device here, or another homeserver, which names any device it likes.
+func (m *Machine) asker(h *core.Handshake) string {
+	if d := h.By.Domain(); d != "" && d != m.cfg.Homeserver {
+		return d
+	}
+	return string(h.By)
 }
 
 // run starts the room's raft if it has one, and does what can be done.
