@@ -23,6 +23,7 @@ const componentMessageID mls.ComponentID = 0xF002 // private use
 // Bounds of saying again.
 const (
 	keySize      = 16
+	maxTimes     = 8       // that a message is said again: who lies about what came too late has no more of it
 	maxAgainSent = 256     // that wait in the outbox at once: what the user says now has room beside them
 	maxHeard     = 1 << 16 // messages of a room that are known again: of older ones a repeat is shown
 	maxHeardIn   = 16      // rooms whose messages are in memory for that
@@ -34,6 +35,7 @@ type said struct {
 	_     struct{} `cbor:",toarray"`
 	First uint64   // place of the line in the history
 	Again bool     // it was said again for those who passed this one over
+	Times int      // it was said before
 }
 
 // labelled is the authenticated data of a message.
@@ -193,16 +195,20 @@ func (c *Client) sayAgain(ctx context.Context, r *room, u core.Unheard) (hold bo
 	if tolerated := uint64(r.p.EpochTolerance()); r.g.Epoch() <= u.Epoch+tolerated || c.repeating() >= maxAgainSent {
 		return true, nil
 	}
-	return false, c.queueAgain(ctx, r, u, m)
+	if row.Times >= maxTimes {
+		c.lament(r, m, "although it was said again and again")
+		return false, nil
+	}
+	return false, c.queueAgain(ctx, r, u, row, m)
 }
 
 // queueAgain seals a message anew: what goes out and that it did are one write.
-func (c *Client) queueAgain(ctx context.Context, r *room, u core.Unheard, m *Message) error {
+func (c *Client) queueAgain(ctx context.Context, r *room, u core.Unheard, row said, m *Message) error {
 	id, err := c.bytes(keySize)
 	if err != nil {
 		return err
 	}
-	o := &outgoing{Message: *m, Again: m.Seq, n: c.next}
+	o := &outgoing{Message: *m, Again: m.Seq, Times: row.Times + 1, n: c.next}
 	o.ID, o.Waiting = core.Base32.EncodeToString(id), true
 	if err := c.seal(ctx, r, o); err != nil {
 		return err
@@ -210,7 +216,7 @@ func (c *Client) queueAgain(ctx context.Context, r *room, u core.Unheard, m *Mes
 	c.next++
 	c.outbox = append(c.outbox, o)
 	c.putCBOR(tableOutbox, o.n, o)
-	c.putCBOR(tableAgain+string(r.ID), u.Seq, said{First: m.Seq, Again: true})
+	c.putCBOR(tableAgain+string(r.ID), u.Seq, said{First: m.Seq, Again: true, Times: row.Times})
 	return nil
 }
 
@@ -218,7 +224,7 @@ func (c *Client) queueAgain(ctx context.Context, r *room, u core.Unheard, m *Mes
 // stays the only one.
 func (c *Client) settledAgain(o *outgoing, res *wire.SentResult) {
 	if res != nil {
-		c.putCBOR(tableAgain+string(o.Room), res.Seq, said{First: o.Again})
+		c.putCBOR(tableAgain+string(o.Room), res.Seq, said{First: o.Again, Times: o.Times})
 		return
 	}
 	if r := c.rooms[o.Room]; r != nil {

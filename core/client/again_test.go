@@ -173,6 +173,29 @@ func TestNotSaidAgain(t *testing.T) {
 	}
 }
 
+// Somebody who always says that everything came too late has it said a few times more.
+func TestSaidAgainAndAgain(t *testing.T) {
+	w, room, alice, tablet, bob, _, seqs := party(t)
+	place := seqs[0]
+	for n := range maxTimes + 1 {
+		bob.sync()
+		bob.renew(room, 6)
+		w.tellUnheard(room, []*phone{alice, tablet}, place)
+		at := w.last(room)
+		alice.settle()
+		if said := w.last(room) - at; (said == 1) != (n < maxTimes) {
+			t.Fatalf("said %d times after %d", said, n)
+		}
+		place = w.last(room)
+	}
+	if len(alice.warnings()) != 1 || !strings.Contains(alice.warnings()[0], "again and again") {
+		t.Fatalf("warned %q", alice.warnings())
+	}
+	if bob.sync(); len(bob.read(room)) != 2 {
+		t.Fatalf("bob has read %q", bob.read(room))
+	}
+}
+
 // Messages of applications that do not name theirs are read as ever, and the same
 // twice is two messages.
 func TestMessagesWithoutID(t *testing.T) {

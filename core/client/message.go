@@ -40,6 +40,7 @@ type outgoing struct {
 	Message
 	Sealed []byte `cbor:"20,keyasint,omitempty"`
 	Again  uint64 `cbor:"21,keyasint,omitempty"` // place of the first, of a message that is said again
+	Times  int    `cbor:"22,keyasint,omitempty"` // it was said before
 	n      uint64
 }
 
