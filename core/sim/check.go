@@ -46,7 +46,7 @@ const tolerance = policy.DefaultEpochTolerance
 
 // facts are what is known of a run from outside.
 type facts struct {
-	steps, commits, crashes, messages, read, count, lies int
+	steps, failed, crashes, messages, read, count, lies int
 
 	register map[epochName]*ended
 	acked    []acknowledged

@@ -24,6 +24,7 @@ type home struct {
 	memory *memory // what is behind store; nil on a real one
 
 	skew    time.Duration // how wrong the clock is
+	commits int           // since the beginning
 	up      bool
 	life    int // rises with each crash: what belonged to an earlier one does not happen
 	machine *epoch.Machine
@@ -71,6 +72,10 @@ func (h *home) clock() time.Time { return began.Add(h.w.now + h.skew) }
 
 // misfortune decides what happens to a commit.
 func (h *home) misfortune() fault {
+	if h.commits++; h.n == 0 && h.commits == h.w.plan.Fails {
+		h.w.facts.failed++
+		return failBefore + fault(h.w.plan.How)
+	}
 	if !h.w.chance(h.w.plan.Disk) {
 		return sound
 	}
@@ -168,7 +173,6 @@ func (h *home) commit(ins ...core.Input) (outs []core.Output, errs []error, err 
 		}
 		return h.machine.Seal(tx)
 	})
-	h.w.facts.commits++
 	if h.life != life {
 		return nil, nil, errCrashed
 	}

@@ -25,6 +25,9 @@ type Plan struct {
 	Drop    float64       // questions and answers of devices that are lost
 	Disk    float64       // commits that fail or crash, of homeservers and devices
 
+	Fails int // the commit of the first homeserver that fails, 0 = none does for this,
+	How   int // 0: nothing is kept, 1: all is kept, 2 and 3: so, and the process ends
+
 	MaxEntries  int                            // of epoch.Config
 	UpdateEvery time.Duration                  // of client.Config
 	Store       func(domain string) core.Store // nil = in memory; a real one has no faults
@@ -67,6 +70,8 @@ type Result struct {
 	Read     int // messages opened by devices other than their senders
 	Crashes  int
 	Steps    int
+	Commits  int // of the first homeserver
+	Failed   int // of them, for Plan.Fails
 	Lies     int // approvals of something else
 	Proofs   int // that honest homeservers keep of them
 }
@@ -99,7 +104,7 @@ func Run(p Plan) *Result {
 	w.settle()
 	w.check()
 	r := &Result{Plan: p, Wrong: w.broken, Virtual: w.now, Epochs: w.facts.opened(), Messages: w.facts.count, Read: w.facts.read,
-		Crashes: w.facts.crashes, Steps: w.facts.steps}
+		Crashes: w.facts.crashes, Steps: w.facts.steps, Commits: w.homes[0].commits, Failed: w.facts.failed}
 	if p.Sabotage == Lying {
 		r.Lies = w.facts.lies
 		for _, f := range w.finals() {

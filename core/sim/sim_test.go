@@ -127,6 +127,25 @@ func shards(t *testing.T, n int) {
 	}
 }
 
+// Whichever commit of a homeserver fails, with or without an effect, and whether the
+// process survives: nothing is lost and nothing happens twice.
+func TestEachCommit(t *testing.T) {
+	p := sim.PlanOf(8)
+	p.Homes, p.Users, p.Second, p.Rooms, p.Storm, p.Pace = 2, 3, 0, 1, 8*time.Second, 400*time.Millisecond
+	last := play(t, p).Commits
+	if last < 100 {
+		t.Fatalf("only %d commits", last)
+	}
+	for p.How = range 4 {
+		for p.Fails = 1 + p.How; p.Fails <= last; p.Fails += 1 + last/20 {
+			if r := play(t, p); len(r.Wrong) > 0 || r.Failed == 0 {
+				t.Errorf("commit %d of %d, in way %d, of which %d failed", p.Fails, last, p.How, r.Failed)
+				judge(t, r, 60)
+			}
+		}
+	}
+}
+
 // The same seed is the same run, and another seed another.
 func TestSameSeedSameTrace(t *testing.T) {
 	hashes := map[string]bool{}
