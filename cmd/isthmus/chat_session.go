@@ -393,6 +393,10 @@ func (s *chatSession) tell(n *chatNews, u *client.Update, verified func(*client.
 	if u.Kind == client.RoomLeft { // nobody looks into a room that is not in the list
 		n.Warnings = append(n.Warnings, s.name(u.Room)+": "+text)
 	}
+	if u.Kind == client.NewLetter { // of no room, or of one that is not in the list yet
+		n.Warnings = append(n.Warnings, text)
+		return
+	}
 	if u.Room == "" {
 		return
 	}
@@ -451,6 +455,10 @@ func letterText(l *client.Letter, home string) string {
 	switch l.Kind {
 	case client.LetterInvitation:
 		return from + " invites you: /join " + screenLine(string(l.Room)+" "+l.Code)
+	case client.LetterConsent:
+		if l.Text == "request" {
+			return from + " asks to be let add you to rooms: isthmus chat consent " + screenLine(string(l.From)) + " yes"
+		}
 	case client.LetterKnock:
 		return from + " asks to be let into " + screenLine(string(l.Room))
 	}

@@ -58,7 +58,7 @@ func (s *chatSession) encrypted(ctx context.Context, id core.RoomID) (known, enc
 	return false, false, err
 }
 
-// Invite implements chatter.
+// Invite implements chatter. Who wants to be asked first gets a letter.
 func (s *chatSession) Invite(ctx context.Context, room core.RoomID, users []core.UserURI) ([]chatClaim, error) {
 	invited, err := s.device.Invite(ctx, room, users...)
 	if err != nil {
@@ -67,6 +67,12 @@ func (s *chatSession) Invite(ctx context.Context, room core.RoomID, users []core
 	out := make([]chatClaim, len(invited))
 	for i, one := range invited {
 		out[i] = chatClaim{User: one.User, Devices: one.Devices, Status: string(one.Status)}
+		if one.Status == core.NoConsent {
+			if err := s.inviteByLetter(ctx, room, one.User); err != nil {
+				return out, err
+			}
+			out[i].Letter = true
+		}
 	}
 	return out, nil
 }

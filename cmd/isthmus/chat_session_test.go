@@ -72,7 +72,8 @@ func TestChatUpdates(t *testing.T) {
 		}
 	}
 	for kind, want := range map[string]string{client.LetterInvitation: "bob invites you: /join mimi://a.example/r/garden sesame",
-		client.LetterKnock: "bob asks to be let into mimi://a.example/r/garden", client.LetterText: "bob: hi there"} {
+		client.LetterConsent: "bob: hi there",
+		client.LetterKnock:   "bob asks to be let into mimi://a.example/r/garden", client.LetterText: "bob: hi there"} {
 		l := &client.Letter{Kind: kind, From: chatBob, Room: chatGarden, Code: "sesame", Text: "hi\nthere"}
 		if got := updateText(&client.Update{Kind: client.NewLetter, Letter: l}, "b.example"); got != want {
 			t.Errorf("a letter is %q, want %q", got, want)
@@ -80,6 +81,10 @@ func TestChatUpdates(t *testing.T) {
 	}
 	if got := domainName([]byte{0xff, 0x01}) + domainName([]byte("mimi://a.example/g/x")); got != "ff01mimi://a.example/g/x" {
 		t.Errorf("security domains: %s", got)
+	}
+	asks := &client.Letter{Kind: client.LetterConsent, From: chatBob, Text: "request"}
+	if got := updateText(&client.Update{Kind: client.NewLetter, Letter: asks}, "b.example"); !strings.HasSuffix(got, "isthmus chat consent mimi://b.example/u/bob yes") {
+		t.Errorf("who asks for consent is shown as %q", got)
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 
 	"github.com/isthmus-chat/isthmus/converter"
 	"github.com/isthmus-chat/isthmus/core"
+	"github.com/isthmus-chat/isthmus/core/client"
+	"github.com/isthmus-chat/isthmus/core/wire"
 )
 
 // A chatter is one device at work: what the verbs and the terminal client ask of
@@ -36,6 +38,10 @@ type chatter interface {
 
 	Create(ctx context.Context, q chatCreate) (chatRoom, error)
 	Invite(ctx context.Context, room core.RoomID, users []core.UserURI) ([]chatClaim, error)
+	// Consent changes, unless change is nil, and lists who may add the user to rooms.
+	Consent(ctx context.Context, change *wire.PutConsent) ([]wire.Consent, error)
+	// Letters are the last that were received, the newest last.
+	Letters(ctx context.Context, limit int) ([]client.Letter, error)
 	Join(ctx context.Context, room core.RoomID, code string) (chatRoom, error)
 	Leave(ctx context.Context, room core.RoomID) error
 	Remove(ctx context.Context, room core.RoomID, users []core.UserURI) error
@@ -127,8 +133,9 @@ type chatCreate struct {
 // chatClaim is what inviting a user came to.
 type chatClaim struct {
 	User    core.UserURI `json:"user"`
-	Devices int          `json:"devices"` // that were let in
-	Status  string       `json:"status"`  // core.ClaimStatus
+	Devices int          `json:"devices"`          // that were let in
+	Status  string       `json:"status"`           // core.ClaimStatus
+	Letter  bool         `json:"letter,omitempty"` // was written to instead
 }
 
 // chatSent is what became of one text.

@@ -196,7 +196,11 @@ func invitedText(claims []chatClaim, home string) string {
 		if c.Status == string(core.Claimed) {
 			in = appendNew(in, who)
 		} else {
-			out = appendNew(out, who+" ("+screenLine(c.Status)+")")
+			why := screenLine(c.Status)
+			if c.Letter {
+				why += ", a letter invites them"
+			}
+			out = appendNew(out, who+" ("+why+")")
 		}
 	}
 	text := "Nobody was invited."

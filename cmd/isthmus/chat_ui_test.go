@@ -14,6 +14,8 @@ import (
 	"github.com/charmbracelet/lipgloss"
 
 	"github.com/isthmus-chat/isthmus/core"
+	"github.com/isthmus-chat/isthmus/core/client"
+	"github.com/isthmus-chat/isthmus/core/wire"
 )
 
 // A fakeChat is a chatter without a homeserver: a room remembers what is said.
@@ -117,6 +119,15 @@ func (f *fakeChat) Invite(_ context.Context, room core.RoomID, users []core.User
 		out = append(out, chatClaim{User: u, Status: []string{string(core.Claimed), string(core.Exhausted)}[i%2]})
 	}
 	return out, f.act("invite %s %v", room, users)
+}
+func (f *fakeChat) Consent(_ context.Context, change *wire.PutConsent) ([]wire.Consent, error) {
+	if change == nil {
+		return []wire.Consent{{}, {User: chatBob, May: true}}, nil
+	}
+	return []wire.Consent{}, f.act("consent %+v", *change)
+}
+func (f *fakeChat) Letters(_ context.Context, limit int) ([]client.Letter, error) {
+	return []client.Letter{{Kind: client.LetterInvitation, From: chatBob, Room: chatGarden, Code: "sesame"}}[:min(limit, 1)], nil
 }
 func (f *fakeChat) Join(_ context.Context, room core.RoomID, code string) (chatRoom, error) {
 	err := f.act("join %s %s", room, code)

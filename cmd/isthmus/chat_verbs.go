@@ -102,7 +102,7 @@ func (a *chatApp) inviteCommand() *cobra.Command {
 				return err
 			}
 			for _, c := range claims {
-				if c.Status != string(core.Claimed) {
+				if c.Status != string(core.Claimed) && !c.Letter {
 					return errSaid // some are outside
 				}
 			}

@@ -89,6 +89,18 @@ func TestChatVerbs(t *testing.T) {
 	r.says("Revoked abc.", "devices", "revoke", "mimi://a.example/d/abc")
 	r.says("isthmus chat login alice@a.example --approval laptoplaptoplaptoplaptopla.a.example/YXBwcm92ZWQ", "devices", "approve", "cmVjb3Jk")
 	r.says("opensesame", "code", "garden", "--uses", "3", "--for", "1h")
+	r.says("bob@b.example   yes\neverybody else  no", "consent")
+	r.says("everybody else  yes", "consent", "carol", "no")
+	r.says(`[]`, "consent", "everybody", "yes", "--json")
+	r.fails(exitUsage, "say yes, no or forget", "consent", "bob@b.example")
+	r.fails(exitFailed, "say yes, no or forget", "consent", "bob@b.example", "perhaps")
+	for _, want := range []string{"consent {User:mimi://a.example/u/carol May:false Forget:false}", "consent {User: May:true Forget:false}"} {
+		if !slices.Contains(r.chat.did, want) {
+			t.Errorf("never did %q; did %q", want, r.chat.did)
+		}
+	}
+	r.says("bob@b.example invites you: /join mimi://a.example/r/garden sesame", "letters")
+	r.says(`"code": "sesame"`, "letters", "--json")
 	r.says("You left #lobby.", "leave", "#lobby")
 	r.says("opens the room no more", "code", "garden", "--drop", "opensesame")
 	for _, want := range []string{"create party channel=false [mimi://b.example/u/bob]", "create plaza channel=true []", "join mimi://b.example/r/x sesame",
