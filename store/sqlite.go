@@ -24,13 +24,16 @@ const (
 	// checkpointPages is how much the write-ahead log grows before it is carried
 	// into the database file: 16 MiB. More pages per checkpoint means fewer
 	// repeated writes of a hot page, less means a shorter recovery.
-	checkpointPages = 4096
+	checkpointPages = 2048
 	// walRoom is what the write-ahead log is filled up to before its first commit:
 	// a checkpoint's worth of frames and a quarter more for what comes meanwhile.
 	walRoom = (checkpointPages + checkpointPages/4) * (pageSize + 24)
-	// pageSize is SQLite's default; a lone commit writes one or two pages, so
-	// larger pages would make it dearer.
-	pageSize = 4096
+	// pageSize holds whole rows of events: of a table without rowids a page of n
+	// octets takes in rows up to n/4, and gives a page of its own to the rest of a
+	// longer one. With SQLite's default, 4096, each sealed message of 1 KiB cost 4.6 KiB
+	// in the log and again in the file, and four fifths of the time of a homeserver
+	// with messages in bulk went there. A database that exists keeps its size.
+	pageSize = 8192
 	// busyTimeout bounds waiting for a lock inside our own process: a checkpoint
 	// and a commit meet for microseconds.
 	busyTimeout = 5 * time.Second
@@ -131,6 +134,7 @@ func (e *sqliteEngine) open(ctx context.Context, writer bool) (*sql.Conn, error)
 func (e *sqliteEngine) connect(ctx context.Context, writer bool) (*sql.Conn, error) {
 	pragmas := []string{
 		fmt.Sprintf("busy_timeout = %d", busyTimeout.Milliseconds()),
+		fmt.Sprintf("page_size = %d", pageSize), // of a new database, and before its log is made
 		"journal_mode = WAL",
 		"synchronous = FULL", // a commit is on disk when it returns
 		"foreign_keys = ON",
