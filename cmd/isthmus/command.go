@@ -86,7 +86,7 @@ func (c *cli) fail(err error) {
 		return
 	}
 	for line := range strings.Lines(explain(err)) {
-		fmt.Fprintf(c.err, "isthmus: %s\n", strings.TrimSpace(line))
+		fmt.Fprintf(c.err, "isthmus: %s\n", screenLine(line)) // it may be in the words of a homeserver
 	}
 	if !c.started {
 		fmt.Fprintln(c.err, "isthmus: 'isthmus help' lists the commands")
