@@ -24,6 +24,13 @@ type person struct {
 	said     int
 	approval []byte // of the sponsor
 	asks     []byte // the record that a second device shows to its sponsor
+	codes    []code // that others gave
+}
+
+// A code opens a room to who has it.
+type code struct {
+	room core.RoomID
+	text string
 }
 
 // live is what a device does from its start on.
@@ -140,6 +147,13 @@ func (d *device) create(ctx context.Context) {
 // something is one thing that a person does in a room.
 func (d *device) something(ctx context.Context) {
 	w := d.w
+	if n := len(d.person.codes); n > 0 {
+		c := d.person.codes[n-1]
+		d.person.codes = d.person.codes[:n-1]
+		err := d.c.Join(ctx, c.room, c.text)
+		w.note(d.name, "joins %s with a code: %v", c.room, err)
+		return
+	}
 	rooms, err := d.c.Rooms(ctx)
 	if err != nil {
 		w.note(d.name, "has no rooms: %v", err)
@@ -162,6 +176,12 @@ func (d *device) something(ctx context.Context) {
 	case n < 83:
 		what = "renews its keys"
 		err = d.c.Renew(ctx, id)
+	case n < 85 && w.plan.Codes:
+		what = "enters anew"
+		err = d.c.Resync(ctx, id)
+	case n < 88 && w.plan.Codes:
+		what = "gives a code for it away"
+		err = d.invent(ctx, id)
 	case n < 88:
 		what = "describes the room"
 		if w.plan.Sabotage == Leaking {
@@ -185,6 +205,16 @@ func (d *device) something(ctx context.Context) {
 		err = d.reorder(ctx, id)
 	}
 	w.note(d.name, "%s in %s: %v", what, id, err)
+}
+
+// invent makes a code for a room, and gives it to somebody.
+func (d *device) invent(ctx context.Context, id core.RoomID) error {
+	c, err := d.c.JoinCode(ctx, id, "", 1+d.w.rng.Uint32N(2), 0)
+	if err == nil {
+		p := &d.w.devices[d.w.rng.IntN(len(d.w.devices))].person
+		p.codes = append(p.codes, code{id, c.Code})
+	}
+	return err
 }
 
 // say says something that nobody has said before.

@@ -28,6 +28,7 @@ type Plan struct {
 	Fails int // the commit of the first homeserver that fails, 0 = none does for this,
 	How   int // 0: nothing is kept, 1: all is kept, 2 and 3: so, and the process ends
 
+	Codes       bool                           // people give codes for rooms away, and enter rooms anew
 	MaxEntries  int                            // of epoch.Config
 	UpdateEvery time.Duration                  // of client.Config
 	Store       func(domain string) core.Store // nil = in memory; a real one has no faults
@@ -47,7 +48,7 @@ func PlanOf(seed uint64) Plan {
 	}
 	if seed%11 == 4 {
 		p.Homes, p.Users, p.Second = max(p.Homes, 3), p.Users+2, p.Second+1
-		p.Storm, p.Pace = 3*p.Storm, p.Pace/2
+		p.Storm, p.Pace, p.Codes = 3*p.Storm, p.Pace/2, true
 	}
 	if seed%8 == 0 {
 		return p
