@@ -150,6 +150,6 @@ type GroupInfoLease struct {
 	Epoch   uint64
 	Info    []byte   // GroupInfo of the epoch without the tree, as an MLSMessage
 	Tree    []byte   // the ratchet tree, in the form of the extension
-	Pending [][]byte // proposals of the epoch, MLSMessages
+	Pending [][]byte // those who leave: SelfRemove proposals of the epoch, each an AuthenticatedContent (RFC 9420 §6)
 	Until   time.Time
 }

@@ -22,7 +22,7 @@ func (a *api) registerDevice(c *call, in *wire.RegisterDevice) (*wire.Device, er
 	if err := a.sponsored(c, rec, in); err != nil {
 		return nil, err
 	}
-	// The core attests what it registers here: for a year, and anew with a session.
+	// The core attests what it registers here, and does so anew with a session.
 	if _, err := a.gw().Do(c.ctx(), core.PutDevice{Proof: core.Identity{Record: in.Record}, Register: true}); err != nil {
 		return nil, err
 	}

@@ -9,12 +9,14 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
 	"github.com/fxamacker/cbor/v2"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/isthmus-chat/isthmus/bridges"
 	"github.com/isthmus-chat/isthmus/core"
@@ -395,6 +397,72 @@ func TestStreamWebSocket(t *testing.T) {
 	}
 	if status, _, _ := h.stranger().raw("GET", "/v1/stream", "", nil, "Upgrade", "websocket", "Connection", "Upgrade"); status != 401 {
 		t.Errorf("a stream for a stranger is %d", status)
+	}
+}
+
+// However a device reads, in whatever form, and wherever it is cut off: what it is
+// given from its last position on is everything, once, in order.
+func TestStreamsLoseNothing(t *testing.T) {
+	h := openAPI(t, nil)
+	alice := h.member("alice")
+	room := alice.channel("lobby")
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	web := func(form string) func(string) wire.Sync {
+		return func(since string) (s wire.Sync) {
+			ws, _, err := websocket.Dial(ctx, h.web.URL+"/v1/stream?limit=1&since="+since, &websocket.DialOptions{HTTPHeader: http.Header{"Authorization": {alice.auth}, "Accept": {form}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ws.CloseNow()
+			_, b, err := ws.Read(ctx)
+			if err == nil && form == typeCBOR {
+				err = cbor.Unmarshal(b, &s)
+			} else if err == nil {
+				err = json.Unmarshal(b, &s)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+	}
+	events := func(since string) (s wire.Sync) {
+		resp, err := http.DefaultClient.Do(alice.request("GET", "/v1/stream?limit=1", "", nil, "Last-Event-ID", since, "Accept", "text/event-stream"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+			if v, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+				if err := json.Unmarshal([]byte(v), &s); err != nil {
+					t.Fatal(err)
+				}
+				return s
+			}
+		}
+		t.Fatal("the stream has ended")
+		return s
+	}
+	poll := func(since string) wire.Sync { return alice.sync(wire.GetSync{Since: since, Wait: 5000, Limit: 1}) }
+	for name, read := range map[string]func(string) wire.Sync{"SSE": events, "WebSocket": web(typeJSON), "WebSocket, CBOR": web(typeCBOR), "poll": poll} {
+		at := alice.sync(wire.GetSync{}).Next
+		var said, heard []string
+		for i := range 6 {
+			for _, half := range []string{"a", "b"} {
+				said = append(said, name+half+strconv.Itoa(i))
+				alice.say(room, said[len(said)-1])
+			}
+			s := read(at)
+			at, heard = s.Next, append(heard, texts(s.Events))
+		}
+		for len(heard) < len(said) {
+			s := read(at)
+			at, heard = s.Next, append(heard, texts(s.Events))
+		}
+		if d := cmp.Diff(said, heard); d != "" {
+			t.Errorf("%s: %s", name, d)
+		}
 	}
 }
 
