@@ -88,16 +88,20 @@ func lines(form string, s *wire.Sync) []byte {
 func (a *api) follow(ctx context.Context, rd *reader, send func(*wire.Sync) error) error {
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
+	looked := a.cfg.Now()
 	for {
 		s, err := rd.next(ctx, beat.C)
 		if err != nil {
 			return err
 		}
 		if len(s.Events)+len(s.Letters)+len(s.Typing)+len(s.Joined)+len(s.Left) == 0 {
+			s = nil
+		}
+		if now := a.cfg.Now(); s == nil || now.Sub(looked) >= heartbeat { // also where there is always something to say
 			if err := a.stillOpen(ctx, rd.s); err != nil {
 				return err
 			}
-			s = nil
+			looked = now
 		}
 		if err := send(s); err != nil {
 			return err
