@@ -158,19 +158,9 @@ const (
 // offer gives what is written down to the homeserver, and follows the room until
 // what became of it has arrived.
 func (c *Client) offer(ctx context.Context, id core.RoomID) (result outcome, message []byte, err error) {
-	var h wire.Handshake
-	if err := c.flush(ctx); err != nil {
-		return lost, nil, err
-	}
-	b, err := c.cfg.Store.Get(ctx, tableOffer+string(id), 0)
+	h, err := c.offered(ctx, id)
 	if err != nil {
 		return lost, nil, err
-	}
-	if b == nil {
-		return lost, h.Message, core.Errorf(core.Internal, "the offer of a room is not stored")
-	}
-	if err := decode(b, &h); err != nil {
-		return lost, h.Message, err
 	}
 	epoch, commit, err := framing(h.Message)
 	if err != nil {
@@ -184,8 +174,12 @@ func (c *Client) offer(ctx context.Context, id core.RoomID) (result outcome, mes
 	stale, isStale := errors.AsType[*Stale](err)
 	switch {
 	case err == nil && !commit:
-		c.clearOffer(r)
-		return won, h.Message, c.flush(ctx)
+		still, err := c.offers(ctx, r, h)
+		if still {
+			c.clearOffer(r)
+			err = c.flush(ctx)
+		}
+		return won, h.Message, err
 	case err == nil, commit && bytes.Equal(r.own, h.Message), isStale && bytes.Equal(stale.Winner, h.Message):
 		if err := c.catchUp(ctx, id, epoch+1); err != nil {
 			return lost, h.Message, err
@@ -214,6 +208,31 @@ func (c *Client) offer(ctx context.Context, id core.RoomID) (result outcome, mes
 	return lost, h.Message, err
 }
 
+// offered is what is written down to be offered in a room.
+func (c *Client) offered(ctx context.Context, id core.RoomID) (h wire.Handshake, err error) {
+	if err := c.flush(ctx); err != nil {
+		return h, err
+	}
+	b, err := c.cfg.Store.Get(ctx, tableOffer+string(id), 0)
+	if err == nil && b == nil {
+		err = core.Errorf(core.Internal, "the offer of a room is not stored")
+	}
+	if err != nil {
+		return h, err
+	}
+	return h, decode(b, &h)
+}
+
+// offers reports whether h is still what the device offers in a room: while it waited
+// for an answer, another change may have had one, and have gone on.
+func (c *Client) offers(ctx context.Context, r *room, h wire.Handshake) (bool, error) {
+	if !r.Offer {
+		return false, nil
+	}
+	now, err := c.offered(ctx, r.ID)
+	return err == nil && bytes.Equal(now.Message, h.Message), err
+}
+
 // framing reads a handshake's epoch, and whether it is a commit.
 func framing(b []byte) (epoch uint64, commit bool, err error) {
 	m, err := mls.Parse(b)
@@ -226,8 +245,11 @@ func framing(b []byte) (epoch uint64, commit bool, err error) {
 // withdraw takes back what was refused.
 func (c *Client) withdraw(ctx context.Context, id core.RoomID, h wire.Handshake) error {
 	r := c.rooms[id]
-	if r == nil || !r.Joined || !r.Offer {
+	if r == nil || !r.Joined {
 		return nil
+	}
+	if still, err := c.offers(ctx, r, h); !still {
+		return err
 	}
 	if err := c.open(ctx, r); err != nil {
 		return err
@@ -252,7 +274,7 @@ func (c *Client) retract(r *room, h wire.Handshake) {
 	c.touch(r)
 }
 
-// clearOffer forgets the offer, unless another has taken its place.
+// clearOffer forgets what is offered in a room.
 func (c *Client) clearOffer(r *room) {
 	if r.Offer {
 		r.Offer = false

@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -403,6 +404,35 @@ func TestRace(t *testing.T) {
 		t.Errorf("epoch %d", e)
 	}
 	calm(phones...)
+}
+
+// A device that makes several changes at a time takes none back that is under way.
+func TestRaceWithOneself(t *testing.T) {
+	w := newWorld(t, 44)
+	alice, bob := w.phone(user("alice"), nil), w.phone(user("bob"), nil)
+	room := alice.create("race")
+	alice.invite(room, bob.User())
+	agree(room, alice, bob)
+	done := make(chan error)
+	const each, times = 4, 12
+	for range each {
+		for _, p := range []*phone{alice, bob} {
+			go func() {
+				var errs []error
+				for range times {
+					errs = append(errs, p.Renew(ctx, room))
+				}
+				done <- errors.Join(errs...)
+			}()
+		}
+	}
+	for range 2 * each {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	agree(room, alice, bob)
+	calm(alice, bob)
 }
 
 func TestUnsignedEpoch(t *testing.T) {
