@@ -36,4 +36,14 @@ func TestChatConsent(t *testing.T) {
 	if got := r.chat("alice@a.example", "leave", "garden"); !strings.Contains(got, "You left garden.") {
 		t.Errorf("bob lets alice go: %s", got)
 	}
+
+	// The operator sees both devices, and takes back the homeserver's word for one.
+	device := regexp.MustCompile(`(?m)^([a-z2-7]{26}) +alice@a\.example .*in use`).FindStringSubmatch(string(r.run("device", "list")))
+	if device == nil {
+		t.Fatal("alice's device is not listed")
+	}
+	r.run("device", "revoke", device[1])
+	if got := string(r.run("device", "show", device[1])); !strings.Contains(got, "revoked") {
+		t.Errorf("the device is shown as %s", got)
+	}
 }
