@@ -209,8 +209,18 @@ func (m *Machine) add(r *room, c *certRow, s signed) error {
 		if len(c.Given) > 0 && s.a.Domain != m.cfg.Homeserver { // somebody signed both: each of us may have one half of the proof
 			m.send(r, s.a.Domain, core.PeerCertificate, c.certificate().Encode())
 		}
+		for _, d := range c.Voters { // whom it may have told what it did not tell us
+			if d != m.cfg.Homeserver && d != s.a.Domain && have == nil {
+				m.want(r, d, s.a.Epoch)
+			}
+		}
 	}
 	return nil
+}
+
+// want asks a homeserver for its approvals of an epoch.
+func (m *Machine) want(r *room, from string, epoch uint64) {
+	m.send(r, from, core.PeerWant, binary.BigEndian.AppendUint64(nil, epoch))
 }
 
 // settle writes c, and announces it when it has just become complete (was: it had
@@ -352,7 +362,7 @@ func (m *Machine) chase(r *room) error {
 			if d == m.cfg.Homeserver {
 				continue
 			}
-			m.send(r, d, core.PeerWant, binary.BigEndian.AppendUint64(nil, o.Epoch))
+			m.want(r, d, o.Epoch)
 		}
 	}
 	return nil
