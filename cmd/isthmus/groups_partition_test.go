@@ -151,9 +151,8 @@ func TestGroupsPartition(t *testing.T) {
 	c.start()
 	all := newRegister()
 	g := c.newCrowd(all, 100*time.Millisecond, time.Second)
+	l.part(2) // before anybody commits: a commit that was agreed just before would only wait to be signed
 	stop := g.talk()
-
-	l.part(2)
 	l.goesOn("majority without c", g.phones[0], g.room)
 	l.waits("minority of c", g.phones[2], g.room)
 	l.goesOn("majority without c", g.phones[1], g.room)
@@ -180,6 +179,9 @@ func TestGroupsPartition(t *testing.T) {
 	}
 	l.goesOn("after flapping", g.phones[0], g.room)
 
+	stop()
+	g.commit = time.Hour
+	stop = g.talk()
 	l.part(0)
 	l.part(1)
 	l.waits("nobody has a majority", g.phones[0], g.room)
