@@ -198,6 +198,9 @@ func (j *judge) bringsFirst(p *Proposed, domain string) bool {
 // by AppDataUpdate only, draft-ietf-mls-extensions-10 §4.7.
 func mayPropose(s *State, p *Proposed) error {
 	role := p.role(s)
+	if s.operational != nil && s.operational.Forbids(p.Type) {
+		return refuse(NoCapability, "the room forbids proposals of this type") // room-policy §7
+	}
 	switch p.Type {
 	case mls.ProposalReInit:
 		return need(role, CanReinit, "the author may not close the group")

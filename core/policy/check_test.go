@@ -510,6 +510,26 @@ func TestGroupProposals(t *testing.T) {
 	}.check(t)
 }
 
+// room-policy §7: what the operational policy forbids nobody proposes, in a
+// commit or before it, whatever the role.
+func TestForbiddenProposals(t *testing.T) {
+	forbid := func(types ...uint16) *world {
+		return newWorld(t).with(ComponentOperational, Operational{ExternalProposal: true, Forbidden: ClientCapabilities{Proposals: types}}.AppendTo(nil))
+	}
+	reInit := Proposed{By: owner, Type: mls.ProposalReInit}
+	w, other := forbid(uint16(mls.ProposalReInit), uint16(mls.ProposalSelfRemove)), forbid(uint16(mls.ProposalSelfRemove))
+	verdicts{
+		{"a forbidden proposal", w.change(owner, reInit), NoCapability},
+		{"of another type", other.change(owner, reInit), allowed},
+	}.check(t)
+	if err := CheckProposal(w.state, &reInit); verdict(t, err) != NoCapability {
+		t.Errorf("before its commit: %v", err)
+	}
+	if err := CheckProposal(other.state, &reInit); err != nil {
+		t.Errorf("of another type, before its commit: %v", err)
+	}
+}
+
 // PROTOCOL §6: who is of the authority.
 func TestAuthority(t *testing.T) {
 	set := func(domains ...string) func(*Proposed) {

@@ -105,7 +105,12 @@ func TestEveryComponentIsReadAndWritten(t *testing.T) {
 		}
 		dict = dict.With(c, b)
 	}
-	s := mustParse(t, dict.With(ComponentBaseRoom, BaseRoom{MaxUsers: number(50)}.AppendTo(nil)))
+	op, err := ParseOperational(all[ComponentOperational])
+	if err != nil {
+		t.Fatal(err)
+	}
+	op.Mandatory = ClientCapabilities{} // that would be refused
+	s := mustParse(t, dict.With(ComponentBaseRoom, BaseRoom{MaxUsers: number(50)}.AppendTo(nil)).With(ComponentOperational, op.AppendTo(nil)))
 	if s.EpochTolerance() != 7 || s.Metadata().Name != "X" || s.Authority().Rule != TwoThirds || !s.Banned(user(1)) || *s.Base().MaxUsers != 50 {
 		t.Errorf("%+v", s)
 	}
@@ -239,6 +244,24 @@ func TestStatesThatDoNotFit(t *testing.T) {
 		if _, err := mustParse(t, good).Next(next, []mls.ComponentID{ComponentBaseRoom}); !errors.Is(err, ErrUnsupported) {
 			t.Errorf("%s, later: %v", name, err)
 		}
+	}
+	for name, c := range map[string]Operational{
+		"mandatory capabilities":      {Mandatory: ClientCapabilities{Suites: []uint16{1}}},
+		"mandatory content":           {Mandatory: ClientCapabilities{ContentTypes: []uint8{1}}},
+		"forbidden capabilities":      {Forbidden: ClientCapabilities{Components: []mls.ComponentID{1}}},
+		"a policy that cannot change": {Forbidden: ClientCapabilities{Proposals: []uint16{uint16(mls.ProposalAppDataUpdate)}}},
+	} {
+		next := good.With(ComponentOperational, c.AppendTo(nil))
+		if _, err := ParseState(next); !errors.Is(err, ErrUnsupported) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := mustParse(t, good).Next(next, []mls.ComponentID{ComponentOperational}); !errors.Is(err, ErrUnsupported) {
+			t.Errorf("%s, later: %v", name, err)
+		}
+	}
+	fine := Operational{Default: ClientCapabilities{Suites: []uint16{1}}, Forbidden: ClientCapabilities{Proposals: []uint16{5}}}
+	if _, err := ParseState(good.With(ComponentOperational, fine.AppendTo(nil))); err != nil {
+		t.Errorf("defaults, and forbidden proposals: %v", err)
 	}
 	banned := good.With(ComponentParticipants, ParticipantList{{user(0), 7}, {user(1), 2}, {user(2), 1}}.AppendTo(nil))
 	if _, err := ParseState(banned.With(ComponentBaseRoom, BaseRoom{MaxUsers: number(2)}.AppendTo(nil))); err != nil {

@@ -1,6 +1,11 @@
 package policy
 
-import "github.com/isthmus-chat/isthmus/mls"
+import (
+	"fmt"
+	"slices"
+
+	"github.com/isthmus-chat/isthmus/mls"
+)
 
 // ClientCapabilities are lists of code points that a client supports or that a
 // room demands, draft-ietf-mimi-room-policy-04 §7.
@@ -29,6 +34,16 @@ func (c ClientCapabilities) appendTo(dst []byte) []byte {
 	return appendList(appendMediaTypes(dst, c.MediaTypes), c.ContentTypes, appendU8)
 }
 
+// demands reports whether any list has an entry.
+func (c ClientCapabilities) demands() bool {
+	for _, list := range [][]uint16{c.Versions, c.Suites, c.Extensions, c.Proposals, c.Credentials, c.WireFormats} {
+		if len(list) > 0 {
+			return true
+		}
+	}
+	return len(c.Components)+len(c.SafeAAD)+len(c.MediaTypes)+len(c.ContentTypes) > 0
+}
+
 // A Span is a shortest, usual and longest time; the draft gives no unit.
 type Span struct{ Minimum, Default, Maximum uint64 }
 
@@ -51,6 +66,9 @@ const (
 // Operational is the data and the update of the component
 // mls_operational_policy, draft-ietf-mimi-room-policy-04 §7.1. Delays are in
 // milliseconds and zero if the strategy has none; EpochTolerance is in epochs.
+// Of what is mandatory and forbidden a State takes only forbidden proposals:
+// what every client must support is for the group's required_capabilities to
+// say, RFC 9420 §11.1, and nobody here would see to the rest.
 type Operational struct {
 	Mandatory, Default, Forbidden ClientCapabilities
 	HandshakeFormats              []uint16
@@ -104,4 +122,24 @@ func (p Operational) AppendTo(dst []byte) []byte {
 	dst = appendU64(appendU64(appendU64(dst, p.MaxKeyPackageLifetime), p.MaxCredentialLifetime), p.ResumptionPSKLifetime)
 	dst = appendU32(p.SenderKeyLifetime.appendTo(dst), p.MaxKeyPairs)
 	return appendU32(p.BufferTime.appendTo(dst), p.MaxBuffered)
+}
+
+// check refuses lists that nobody enforces.
+func (p *Operational) check() error {
+	forbidden := p.Forbidden
+	forbidden.Proposals = nil // Forbids
+	switch {
+	case p.Mandatory.demands():
+		return fmt.Errorf("%w: a policy of mandatory capabilities", ErrUnsupported)
+	case forbidden.demands():
+		return fmt.Errorf("%w: a policy that forbids more than proposals", ErrUnsupported)
+	case p.Forbids(mls.ProposalAppDataUpdate):
+		return fmt.Errorf("%w: a policy that nobody could ever change", ErrUnsupported)
+	}
+	return nil
+}
+
+// Forbids reports whether nobody may make such a proposal.
+func (p *Operational) Forbids(t mls.ProposalType) bool {
+	return t != 0 && slices.Contains(p.Forbidden.Proposals, uint16(t)) // 0 is no type
 }

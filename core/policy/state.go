@@ -164,6 +164,11 @@ func (s *State) fit() error {
 	case base.Pseudonyms:
 		return fmt.Errorf("%w: a room of pseudonyms", ErrUnsupported)
 	}
+	if s.operational != nil {
+		if err := s.operational.check(); err != nil {
+			return err
+		}
+	}
 	if s.base != nil && s.base.MaxUsers != nil {
 		users := int64(len(s.list)) - s.holders(RoleBanned)
 		if users > int64(*s.base.MaxUsers) {
