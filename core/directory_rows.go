@@ -27,6 +27,15 @@ func getCBOR(r Reader, bucket, key string, v any) error {
 	return cborInto(b, v)
 }
 
+// putCBOR writes v to a row.
+func putCBOR(tx Tx, bucket, key string, v any) error {
+	b, err := cbor.Marshal(v)
+	if err != nil {
+		return Errorf(Internal, "%s: %w", bucket, err)
+	}
+	return asBroken(tx.PutValue(bucket, key, b))
+}
+
 func cborInto(b []byte, v any) error {
 	if err := cbor.Unmarshal(b, v); err != nil {
 		return Errorf(Internal, "stored row: %w", err)
@@ -44,7 +53,7 @@ func parseNumberKey(s string) (uint64, error) {
 }
 
 // isAbsent tells a row that is not there from one that cannot be read.
-func isAbsent(err error) bool { return err != nil && CodeOf(err) == NotFound }
+func isAbsent(err error) bool { return CodeOf(err) == NotFound }
 
 // under lists the rows whose key begins with prefix and is after prefix+after.
 func under(r Reader, bucket, prefix, after string, limit int) ([]Value, error) {

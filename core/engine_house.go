@@ -1,23 +1,30 @@
 package core
 
-import (
-	"time"
-)
+import "time"
+
+// vacant says why no room called id may begin here.
+func (e *Engine) vacant(tx Tx, id RoomID) error {
+	if _, err := ParseRoomID(string(id)); err != nil {
+		return err
+	}
+	if _, err := e.room(tx, id); err == nil {
+		return Errorf(Conflict, "that room exists already")
+	} else if !isAbsent(err) {
+		return err
+	}
+	if id.Domain() != e.cfg.Homeserver {
+		return Errorf(Denied, "that room belongs to another homeserver")
+	}
+	return nil
+}
 
 // createRoom makes a room with its first members.
 func (e *Engine) createRoom(tx Tx, now time.Time, in CreateRoom) (Output, error) {
 	room := in.Room
-	if _, err := ParseRoomID(string(room.ID)); err != nil {
-		return Output{}, err
-	}
-	if _, err := e.room(tx, room.ID); err == nil {
-		return Output{}, Errorf(Conflict, "that room exists already")
-	} else if CodeOf(err) != NotFound {
+	if err := e.vacant(tx, room.ID); err != nil {
 		return Output{}, err
 	}
 	switch {
-	case room.ID.Domain() != e.cfg.Homeserver:
-		return Output{}, Errorf(Denied, "that room belongs to another homeserver")
 	case room.Kind > Group || len(room.Name) > MaxName || len(room.Topic) > MaxControlText || !plainText(room.Name) || !plainText(room.Topic):
 		return Output{}, Errorf(Invalid, "room kind, name or topic out of bounds")
 	case room.Direct && len(in.Members) != 2 || len(in.Members) > MaxBans:

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"slices"
 
-	"github.com/fxamacker/cbor/v2"
-
 	"github.com/isthmus-chat/isthmus/core/identity"
 	"github.com/isthmus-chat/isthmus/core/policy"
 	"github.com/isthmus-chat/isthmus/mls"
@@ -79,14 +77,8 @@ func epochKey(room RoomID, epoch uint64) string { return RoomKey(room) + "/" + n
 // GroupOf reads the head of a Group; NotFound if there is none.
 func GroupOf(r Reader, room RoomID) (GroupHead, error) {
 	var h GroupHead
-	b, err := r.Value(groupHeads, RoomKey(room))
-	if err != nil {
-		return h, err
-	}
-	if err := cbor.Unmarshal(b, &h); err != nil {
-		return h, Errorf(Internal, "stored group: %w", err)
-	}
-	return h, nil
+	err := getCBOR(r, groupHeads, RoomKey(room), &h)
+	return h, err
 }
 
 // GroupTree reads the ratchet tree of an epoch that devices were welcomed to, in
@@ -109,24 +101,12 @@ func PeerPosition(r Reader, peer string, room RoomID) (uint64, error) {
 	return position(r, groupPositions, peer+"/"+RoomKey(room))
 }
 
-func position(r Reader, bucket, key string) (uint64, error) {
-	b, err := r.Value(bucket, key)
-	if CodeOf(err) == NotFound && err != nil {
+// position reads a place in a log; 0 if none is kept.
+func position(r Reader, bucket, key string) (n uint64, err error) {
+	if err = getCBOR(r, bucket, key, &n); isAbsent(err) {
 		return 0, nil
 	}
-	var n uint64
-	if err == nil {
-		err = cbor.Unmarshal(b, &n)
-	}
 	return n, err
-}
-
-func putCBOR(tx Tx, bucket, key string, v any) error {
-	b, err := cbor.Marshal(v)
-	if err != nil {
-		return Errorf(Internal, "%s: %w", bucket, err)
-	}
-	return asBroken(tx.PutValue(bucket, key, b))
 }
 
 // group returns a Group that is in use here, loading it on first use.
@@ -140,7 +120,7 @@ func (e *Engine) group(tx Tx, id RoomID) (*roomState, error) {
 	}
 	if r.group == nil {
 		g, err := e.loadGroup(tx, id)
-		if CodeOf(err) == NotFound && err != nil {
+		if isAbsent(err) {
 			return nil, err // named, but no device has begun it
 		} else if err != nil {
 			return nil, asBroken(err)

@@ -15,18 +15,10 @@ import (
 // createGroup takes up a Group that a device of this homeserver made.
 func (e *Engine) createGroup(tx Tx, now time.Time, in CreateGroup) (Output, error) {
 	room := in.Room
-	if _, err := ParseRoomID(string(room.ID)); err != nil {
+	if err := e.vacant(tx, room.ID); err != nil {
 		return Output{}, err
 	}
-	if _, err := e.room(tx, room.ID); err == nil {
-		return Output{}, Errorf(Conflict, "that room exists already")
-	} else if CodeOf(err) != NotFound {
-		return Output{}, err
-	}
-	switch {
-	case room.ID.Domain() != e.cfg.Homeserver:
-		return Output{}, Errorf(Denied, "that room belongs to another homeserver")
-	case len(room.Name) > MaxName || !plainText(room.Name):
+	if len(room.Name) > MaxName || !plainText(room.Name) {
 		return Output{}, Errorf(Invalid, "room name out of bounds")
 	}
 	m, err := mls.Parse(in.Info)
@@ -37,11 +29,11 @@ func (e *Engine) createGroup(tx Tx, now time.Time, in CreateGroup) (Output, erro
 	if g.public, err = mls.NewPublicGroup(m.GroupInfo, nil, e.mlsPolicy); err != nil {
 		return Output{}, Errorf(Invalid, "group info: %w", err)
 	}
+	g.head.Info, g.head.InfoTree = append([]byte{infoFull}, in.Info[4:]...), true
 	if err := e.checkCreation(tx, now, in, g); err != nil {
 		return Output{}, err
 	}
 	room.Kind, room.ContentType, room.Created, room.Founder = Group, ContentMIMI, now, in.User
-	g.head.Info, g.head.InfoTree = append([]byte{infoFull}, in.Info[4:]...), true
 	return e.settleGroup(tx, room, g)
 }
 
@@ -63,7 +55,7 @@ func (e *Engine) checkCreation(tx Tx, now time.Time, in CreateGroup, g *groupSta
 	case !slices.Equal(g.policy.Authority().Domains, []string{e.cfg.Homeserver}) || !slices.Equal(domains, []string{e.cfg.Homeserver}):
 		return Errorf(Invalid, "a Group begins at the homeserver that creates it")
 	}
-	if _, err := mustInfo(g.public, append([]byte{infoFull}, in.Info[4:]...)).ExternalPub(); err != nil {
+	if _, err := mustInfo(g.public, g.head.Info).ExternalPub(); err != nil {
 		return Errorf(Invalid, "the GroupInfo has no key for external commits")
 	}
 	l := g.public.Tree().Leaf(0)
@@ -178,6 +170,34 @@ func (e *Engine) RestoreGroup(tx Tx, now time.Time, room RoomID, snapshot []byte
 	return out, err
 }
 
+// awaited says why a room that is not here is not taken up from another homeserver,
+// since anybody may offer one: it is to have a device of this homeserver, and those
+// with this homeserver's name begin here. So nobody fills the store with rooms of
+// strangers, or takes a name of ours.
+func (e *Engine) awaited(r Reader, room RoomID, g *groupState) error {
+	if room.Domain() == e.cfg.Homeserver {
+		return Errorf(Denied, "a room of this homeserver begins here")
+	}
+	for _, l := range g.public.Tree().All() {
+		c, err := leafClient(l)
+		if err != nil || DeviceURI(c.Device).Domain() != e.cfg.Homeserver {
+			continue
+		}
+		d, err := getDevice(r, DeviceURI(c.Device))
+		if err != nil && !isAbsent(err) {
+			return asBroken(err)
+		}
+		if err != nil || !d.Local {
+			continue
+		}
+		rec, err := identity.ParseRecord(d.Record)
+		if err == nil && identity.LeafFits(rec, []byte(c.Device), l.SignatureKey, []byte(c.User)) == nil {
+			return nil
+		}
+	}
+	return Errorf(Denied, "nobody of this homeserver is in that room")
+}
+
 // groupInfo is what an external commit by user needs, if the room's policy lets
 // user in by one: with a device of their own, because the room is open, or by a
 // join code.
@@ -262,7 +282,7 @@ func (e *Engine) judge(tx Tx, now time.Time, n *newcomer) error {
 	}
 	domain := DeviceURI(n.Device).Domain()
 	chain, err := HomeserverOf(tx, domain)
-	if CodeOf(err) == NotFound && err != nil {
+	if isAbsent(err) {
 		return &Error{Code: Unavailable, Text: "the record of a homeserver is not here yet", Missing: domain}
 	} else if err != nil {
 		return err
@@ -286,19 +306,15 @@ func (e *Engine) judge(tx Tx, now time.Time, n *newcomer) error {
 // Judge says whether this homeserver may approve the commit that opened epoch:
 // nil, Denied (it never will), or Unavailable with what is missing.
 func (e *Engine) Judge(tx Tx, now time.Time, room RoomID, epoch uint64) error {
-	b, err := tx.Value(groupJudgements, epochKey(room, epoch))
-	if err != nil {
-		if CodeOf(err) == NotFound {
-			return nil
-		}
+	var who []newcomer
+	err := getCBOR(tx, groupJudgements, epochKey(room, epoch), &who)
+	if isAbsent(err) {
+		return nil
+	} else if err != nil {
 		return err
 	}
-	var who []newcomer
-	if err := cbor.Unmarshal(b, &who); err != nil {
-		return Errorf(Internal, "stored judgement: %w", err)
-	}
 	err = e.judgeAll(tx, now, who)
-	if CodeOf(err) == Unavailable && err != nil {
+	if CodeOf(err) == Unavailable {
 		return err
 	}
 	if derr := tx.DropValue(groupJudgements, epochKey(room, epoch)); derr != nil {

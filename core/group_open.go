@@ -4,8 +4,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/fxamacker/cbor/v2"
-
 	"github.com/isthmus-chat/isthmus/core/policy"
 	"github.com/isthmus-chat/isthmus/mls"
 )
@@ -106,37 +104,28 @@ type endedBy struct {
 // place in the log here. NotFound if that epoch has not ended, or before this
 // homeserver came.
 func (e *Engine) Winner(tx Reader, room RoomID, epoch uint64) (id HandshakeID, message []byte, seq uint64, err error) {
-	w, err := EpochEnd(tx, room, epoch)
+	id, seq, err = EpochEnd(tx, room, epoch)
 	if err != nil {
 		return id, nil, 0, err
 	}
 	for _, ev := range e.staged { // decided in this transaction
-		if ev.Room == room && ev.Seq == w.Seq {
-			return w.ID, ev.Body.(Sealed).Message, w.Seq, nil
+		if ev.Room == room && ev.Seq == seq {
+			return id, ev.Body.(Sealed).Message, seq, nil
 		}
 	}
-	ev, err := tx.Event(room, w.Seq)
+	ev, err := tx.Event(room, seq)
 	if err != nil {
 		return id, nil, 0, asBroken(err)
 	}
-	return w.ID, ev.Body.(Sealed).Message, w.Seq, nil
+	return id, ev.Body.(Sealed).Message, seq, nil
 }
 
-// EpochEnd reads which handshake ended an epoch, and where it stands in the log.
-func EpochEnd(r Reader, room RoomID, epoch uint64) (w struct {
-	ID  HandshakeID
-	Seq uint64
-}, err error) {
-	b, err := r.Value(groupEpochs, epochKey(room, epoch))
-	if err != nil {
-		return w, err
-	}
-	var s endedBy
-	if err := cbor.Unmarshal(b, &s); err != nil {
-		return w, Errorf(Internal, "stored epoch: %w", err)
-	}
-	w.ID, w.Seq = s.ID, s.Seq
-	return w, nil
+// EpochEnd reads which handshake ended an epoch, and where it stands in the log
+// here; NotFound as of Winner.
+func EpochEnd(r Reader, room RoomID, epoch uint64) (id HandshakeID, seq uint64, err error) {
+	var by endedBy
+	err = getCBOR(r, groupEpochs, epochKey(room, epoch), &by)
+	return by.ID, by.Seq, err
 }
 
 // move brings the index of leaves to the new epoch.

@@ -149,7 +149,7 @@ func (e *Engine) putWelcome(tx Tx, now time.Time, in PutWelcome) (Output, error)
 	for i := range m.Welcome.Secrets {
 		ref := m.Welcome.Secrets[i].NewMember
 		d, err := DeviceByRef(tx, ref)
-		if CodeOf(err) == NotFound && err != nil {
+		if isAbsent(err) {
 			continue
 		} else if err != nil {
 			return Output{}, err

@@ -101,11 +101,11 @@ func lost(ctx context.Context, gw bridges.Gateway, h *core.Handshake, err error)
 		if !ok {
 			return nil
 		}
-		end, err := core.EpochEnd(r, h.Room, from)
+		_, seq, err := core.EpochEnd(r, h.Room, from)
 		if err != nil {
 			return err
 		}
-		ev, err := r.Event(h.Room, end.Seq)
+		ev, err := r.Event(h.Room, seq)
 		if sealed, ok := ev.Body.(core.Sealed); ok && err == nil {
 			s.winner = sealed.Message
 		}

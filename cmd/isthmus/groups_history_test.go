@@ -209,7 +209,7 @@ func (h *homeserver) winners(room core.RoomID, url string) (list []string) {
 			return err
 		}
 		for epoch := range g.Authority.Epoch {
-			w, err := core.EpochEnd(r, room, epoch)
+			id, _, err := core.EpochEnd(r, room, epoch)
 			if core.CodeOf(err) == core.NotFound && err != nil {
 				list = append(list, "") // from before this homeserver came, or in a snapshot
 				continue
@@ -217,7 +217,7 @@ func (h *homeserver) winners(room core.RoomID, url string) (list []string) {
 			if err != nil {
 				return err
 			}
-			list = append(list, hex.EncodeToString(w.ID[:]))
+			list = append(list, hex.EncodeToString(id[:]))
 		}
 		return nil
 	})

@@ -126,14 +126,14 @@ func (w *world) observe(h *home, room core.RoomID) {
 		if e == 0 {
 			return nil
 		}
-		end, err := core.EpochEnd(r, room, e-1)
+		id, _, err := core.EpochEnd(r, room, e-1)
 		if core.CodeOf(err) == core.NotFound && err != nil {
 			return nil // it came by a snapshot
 		}
 		if err != nil {
 			return err
 		}
-		w.began(h, room, e, end.ID, &head)
+		w.began(h, room, e, id, &head)
 		return nil
 	})
 	if err != nil {
@@ -462,13 +462,13 @@ func (w *world) checkEpochs(f *final) {
 				return err
 			}
 			for e := uint64(1); e <= head.Authority.Epoch; e++ {
-				end, err := core.EpochEnd(r, f.room, e-1)
+				id, _, err := core.EpochEnd(r, f.room, e-1)
 				if err != nil {
 					continue // before it came
 				}
-				w.began(h, f.room, e, end.ID, nil)
+				w.began(h, f.room, e, id, nil)
 				if slices.Contains(f.homes, h) {
-					w.checkCertificate(r, h, f.room, e, end.ID)
+					w.checkCertificate(r, h, f.room, e, id)
 				}
 			}
 			return nil
