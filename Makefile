@@ -65,5 +65,6 @@ fuzz: interop
 		done; \
 	done
 
-bench: install
+bench:
+	.ci/install bench
 	go test -tags bench -run '^TestBench' -timeout 60m -v ./cmd/isthmus
