@@ -40,7 +40,7 @@ func (c *cluster) newLan() *lan {
 	l.ip("link set", bridge, "up")
 	for i, h := range c.homes {
 		h.netns = fmt.Sprintf("ist%d-%d", pid, i)
-		c.t.Cleanup(func() { runQuietly("ip", "netns", "del", h.netns) })
+		c.t.Cleanup(func() { runQuietly("ip", "link", "del", h.netns); runQuietly("ip", "netns", "del", h.netns) })
 		l.ip("netns add", h.netns)
 		l.ip("link add", h.netns, "type veth peer name eth0 netns", h.netns)
 		l.ip("link set", h.netns, "master", bridge, "up")
