@@ -151,7 +151,7 @@ func (e *Engine) keepMembers(tx Tx, r *roomState) error {
 	for _, p := range now {
 		u := UserURI(p.User)
 		is[u] = true
-		m := Member{User: u, Via: NetworkNative, Role: roleOf(p.Role), Joined: !r.group.policy.Banned(p.User), Since: r.head}
+		m := Member{User: u, Via: NetworkNative, Role: RoleOf(p.Role), Joined: !r.group.policy.Banned(p.User), Since: r.head}
 		if have := r.members[u]; have != nil {
 			if have.Role == m.Role && have.Joined == m.Joined {
 				continue
@@ -177,15 +177,6 @@ func (e *Engine) keepMembers(tx Tx, r *roomState) error {
 		}
 	}
 	return nil
-}
-
-// roleOf maps a room's role to the nearest of ours, for lists; what it allows is
-// asked of the room's own policy.
-func roleOf(index uint32) Role {
-	if index < uint32(roleEnd) {
-		return Role(index)
-	}
-	return RoleMember
 }
 
 // keepGroup writes the group's head, and a snapshot when the handshakes since the

@@ -61,6 +61,16 @@ func (r Role) String() string {
 	return "none"
 }
 
+// RoleOf is the role of a participant of a Group, for lists: an index that the room
+// has given a meaning of its own is shown as that of a member. What a role allows is
+// asked of the room's policy.
+func RoleOf(index uint32) Role {
+	if index < uint32(roleEnd) {
+		return Role(index)
+	}
+	return RoleMember
+}
+
 // A Policy is what the room asks of its members; IRC shows it as modes.
 // Key, Limit, Registered and InviteOnly gate who joins, never who is heard.
 type Policy struct {

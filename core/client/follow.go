@@ -261,9 +261,7 @@ func (c *Client) merge(r *room, ev *wire.Event, t *group.Transition, after *poli
 	if err := r.g.Merge(t); err != nil {
 		return core.Errorf(core.Internal, "merge: %w", err)
 	}
-	if r.Offer {
-		c.clearOffer(r)
-	}
+	c.clearOffer(r)
 	r.tendAt = 0
 	c.touch(r)
 	if own {
@@ -302,7 +300,7 @@ func (c *Client) compare(r *room, before, after *policy.State, changed []mls.Com
 		}
 		for _, p := range after.Participants() {
 			was, in := before.Role(p.User)
-			u := Update{Room: r.ID, User: core.UserURI(p.User), Text: core.Role(min(p.Role, uint32(core.RoleOwner))).String()}
+			u := Update{Room: r.ID, User: core.UserURI(p.User), Text: core.RoleOf(p.Role).String()}
 			if u.Kind = RoleChanged; !in {
 				u.Kind = MemberIn
 			}

@@ -116,7 +116,7 @@ func (c *Client) begin(ctx context.Context, id core.RoomID) error {
 
 func (c *Client) tryCreate(ctx context.Context, id core.RoomID, request wire.CreateRoom, again bool) error {
 	_, err := ask(ctx, c, func(ctx context.Context) (wire.Room, error) { return c.cfg.Home.CreateRoom(ctx, request) })
-	if core.CodeOf(err) != core.Conflict || err == nil {
+	if core.CodeOf(err) != core.Conflict {
 		return err
 	}
 	// The room is there: is it what an earlier attempt made?
@@ -250,13 +250,9 @@ func (c *Client) external(ctx context.Context, id core.RoomID, code string) erro
 			}
 		}
 		err := c.begin(ctx, id)
-		switch core.CodeOf(err) {
-		case core.StaleEpoch, core.Conflict:
-			if err != nil {
-				continue
-			}
+		if code := core.CodeOf(err); code != core.StaleEpoch && code != core.Conflict {
+			return err
 		}
-		return err
 	}
 	return core.Errorf(core.Unavailable, "others' changes of that room came first %d times", maxTries)
 }

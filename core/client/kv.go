@@ -31,7 +31,6 @@ const (
 	tableInbox      = "inbox"        // rising: Letter, opened
 	tableOutbox     = "outbox"       // rising: messages that were sealed and are not accepted yet
 	tableDevices    = "device/"      // + device: knownDevice
-	tableUsers      = "user/"        // + user: devices known of the user
 	tableHomeserver = "homeserver/"  // + domain: the pinned chain
 	tableGroup      = "group/"       // + room: 0 the snapshot, then its change records
 	tableOffer      = "offer/"       // + room: 0 the handshake that was offered

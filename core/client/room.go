@@ -154,14 +154,13 @@ func (c *Client) open(ctx context.Context, r *room) error {
 // stateOf reads the room's policy.
 func stateOf(e mls.Extensions) (*policy.State, error) {
 	dict, err := e.AppData()
-	if err != nil {
-		return nil, core.Errorf(core.Invalid, "room policy: %w", err)
+	if err == nil {
+		var p *policy.State
+		if p, err = policy.ParseState(dict); err == nil {
+			return p, nil
+		}
 	}
-	p, err := policy.ParseState(dict)
-	if err != nil {
-		return nil, core.Errorf(core.Invalid, "room policy: %w", err)
-	}
-	return p, nil
+	return nil, core.Errorf(core.Invalid, "room policy: %w", err)
 }
 
 // keep writes what changed in a room's group: records, or a snapshot where there
@@ -192,10 +191,7 @@ func (c *Client) enterGroup(r *room, g *group.Group, p *policy.State) {
 	r.Kind, r.Joined, r.Member, r.Gone, r.Lost, r.Halted = core.Group, true, true, false, "", ""
 	r.Entered, r.Former, r.Renewed, r.Tries = g.Epoch(), nil, c.now(), 0
 	r.Behind = true // the homeserver does not know from where on this device reads
-	if r.Offer {
-		r.Offer = false
-		c.put(tableOffer+string(r.ID), 0, nil)
-	}
+	c.clearOffer(r)
 	r.describe()
 	c.touch(r)
 	c.tell(Update{Kind: RoomJoined, Room: r.ID, User: c.self.user})
@@ -215,10 +211,7 @@ func (c *Client) leaveGroup(r *room) {
 		o.Failed = "the room was left before this was sent"
 		c.tell(Update{Kind: NewMessage, Room: r.ID, User: o.Sender, Message: &o.Message})
 	}
-	if r.Offer {
-		r.Offer = false
-		c.put(tableOffer+string(r.ID), 0, nil)
-	}
+	c.clearOffer(r)
 	c.touch(r)
 }
 
@@ -366,9 +359,31 @@ func (c *Client) Members(ctx context.Context, id core.RoomID) ([]Member, error) 
 	var out []Member
 	for _, p := range r.p.Participants() {
 		u := core.UserURI(p.User)
-		out = append(out, Member{User: u, Role: core.Role(min(p.Role, uint32(core.RoleOwner))), Devices: devices[u]})
+		out = append(out, Member{User: u, Role: core.RoleOf(p.Role), Devices: devices[u]})
 	}
 	return out, nil
+}
+
+// A State is where this device stands in a Group.
+type State struct {
+	Epoch         uint64
+	Entered       uint64 // the epoch in which the device came in: what was said before cannot be read
+	Authenticator []byte // epoch_authenticator (RFC 9420 §8.7): equal on all members of one epoch
+	Tree          []byte // tree_hash
+}
+
+// State says where this device stands in a Group that it is in; NotFound or Denied
+// if it is not.
+func (c *Client) State(ctx context.Context, id core.RoomID) (State, error) {
+	if err := c.enter(ctx); err != nil {
+		return State{}, err
+	}
+	defer c.mu.Unlock()
+	r, err := c.group(ctx, id)
+	if err != nil {
+		return State{}, err
+	}
+	return State{Epoch: r.g.Epoch(), Entered: r.Entered, Authenticator: r.g.EpochAuthenticator(), Tree: r.g.Public().Context().TreeHash}, nil
 }
 
 // listed takes up a room as the homeserver lists it.
