@@ -29,6 +29,7 @@ type deviceInfo struct {
 	Until    *time.Time `json:"until,omitempty"`   // when its record or this homeserver's word for it ends
 	Packages int        `json:"key_packages,omitempty"`
 	Letters  int        `json:"letters,omitempty"` // that wait for it
+	Proof    []byte     `json:"proof,omitempty"`   // why it is refused: both records, as identity.ParseEquivocation reads them
 }
 
 type deviceList struct {
@@ -164,6 +165,11 @@ func (a *admin) deviceShow(ctx context.Context, req deviceRef) (out deviceInfo, 
 				out.Linked = append(out.Linked, o.URI.ID())
 			}
 		}
+		if d.Refused {
+			if out.Proof, err = core.EquivocationOf(r, d.URI); err != nil {
+				return core.Errorf(core.Internal, "stored proof: %w", err)
+			}
+		}
 		if !d.Local {
 			return nil
 		}
@@ -224,6 +230,8 @@ func (c *cli) deviceCommand() *cobra.Command {
 		},
 		&cobra.Command{
 			Use: "show DEVICE", Short: "Show what is known of a device", Args: cobra.ExactArgs(1),
+			Long: `Show what is known of a device. One that is refused has signed two records that
+contradict each other: with --json both come as the proof, which anybody can check.`,
 			RunE: func(cmd *cobra.Command, args []string) error {
 				return do(c, cmd.Context(), "device.show", deviceRef{args[0]}, printDevice)
 			},
@@ -268,6 +276,9 @@ func printDevice(w io.Writer, d deviceInfo) {
 		links = screenLine(strings.Join(d.Links, " "))
 	}
 	fmt.Fprintf(w, "Names as its user's\t%s\nNamed by them too\t%s\n", links, screenLine(strings.Join(d.Linked, " ")))
+	if len(d.Proof) > 0 {
+		fmt.Fprintln(w, "Refused\tit signed two records that contradict each other: --json has both")
+	}
 	if d.Local {
 		fmt.Fprintf(w, "Key packages left\t%d\nLetters waiting\t%d\n", d.Packages, d.Letters)
 	}
