@@ -18,7 +18,8 @@ import (
 
 const (
 	largePerUser = 10
-	largeBatch   = 2000                   // devices that one commit brings in: a handshake has at most 8 MiB
+	largeBatch   = 1000                   // devices that one commit brings in: with what proves them, 1.5 MB
+	largeTries   = 8                      // of such a commit
 	largePace    = 220 * time.Millisecond // between two commits: a device may make five a second
 )
 
@@ -78,7 +79,15 @@ func largeGroup(t *testing.T, hs []*homeserver, n, more int) (owner *member, spa
 	}
 	for in := 1; in < n; {
 		batch := all[in:min((in/largeBatch+1)*largeBatch, n)] // all devices of a user at once
-		if _, err := owner.offer(owner.addition(false, batch...)); err != nil {
+		h, err := owner.addition(false, batch...)
+		for range largeTries {
+			if _, err = owner.offer(h, err); err == nil || core.CodeOf(err) != core.Unavailable {
+				break
+			}
+			t.Logf("%d devices are in, the next %d are offered again: %v", in, len(batch), err)
+			err = nil
+		}
+		if err != nil || owner.g.Pending() != nil {
 			t.Fatalf("%v\n%s", err, owner.hs.lastWords())
 		}
 		in += len(batch)
