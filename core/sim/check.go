@@ -52,6 +52,7 @@ type facts struct {
 	late     []late
 	leaving  map[string]uint64 // room and user: since which epoch they are out, 0 if they are not yet
 	out      map[string]uint64 // room and user: the last epoch in which they were out
+	was      map[string]uint64 // and the last one before they asked to leave
 	authors  map[string]*device
 }
 
@@ -91,7 +92,7 @@ func (w *world) acknowledge(h *home, room core.RoomID, sender core.UserURI, in w
 }
 
 func newFacts() facts {
-	return facts{register: map[epochName]*ended{}, passed: map[string]bool{}, leaving: map[string]uint64{}, out: map[string]uint64{}, authors: map[string]*device{}}
+	return facts{register: map[epochName]*ended{}, passed: map[string]bool{}, leaving: map[string]uint64{}, out: map[string]uint64{}, was: map[string]uint64{}, authors: map[string]*device{}}
 }
 
 func (f *facts) opened() int { return len(f.register) }
@@ -166,8 +167,9 @@ func (w *world) began(h *home, room core.RoomID, e uint64, commit core.Handshake
 	}
 }
 
-// settleLeaving takes down who asked to leave and is out in the newest epoch: should
-// they come back, the room owes them what it owes everybody.
+// settleLeaving takes down who is out in the newest epoch. Who asked for it and hears
+// that it is so may come back, and the room owes them what it owes everybody; a device
+// that enters anew before it has heard goes on leaving.
 func (w *world) settleLeaving(h *home, room core.RoomID, e uint64) {
 	if k := w.facts.register[epochName{room, e + 1}]; k != nil {
 		return
@@ -180,11 +182,7 @@ func (w *world) settleLeaving(h *home, room core.RoomID, e uint64) {
 				}
 				continue
 			}
-			name := string(room) + " " + string(d.user)
-			w.facts.out[name] = e
-			if _, asked := w.facts.leaving[name]; asked {
-				w.facts.leaving[name] = e
-			}
+			w.facts.out[string(room)+" "+string(d.user)] = e
 		}
 		return nil
 	})

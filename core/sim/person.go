@@ -84,6 +84,11 @@ func (d *device) follow(ctx context.Context) {
 			case client.Halted, client.Equivocation:
 				d.w.wrong("%s stops: %s", d.name, u.Text)
 			default:
+				if name := string(u.Room) + " " + string(d.user); u.Kind == client.RoomLeft && d.w.facts.out[name] > d.w.facts.was[name] {
+					if _, asked := d.w.facts.leaving[name]; asked {
+						d.w.facts.leaving[name] = d.w.facts.out[name]
+					}
+				}
 				d.w.note(d.name, "hears of %d: %s %s %s", u.Kind, u.User, u.Device, u.Text)
 			}
 		}
@@ -198,6 +203,7 @@ func (d *device) something(ctx context.Context) {
 	case n < 97 && rooms[0].Devices > 2:
 		what = "leaves"
 		w.facts.leaving[string(id)+" "+string(d.user)] = 0
+		w.facts.was[string(id)+" "+string(d.user)] = w.facts.out[string(id)+" "+string(d.user)]
 		err = d.c.Leave(ctx, id)
 	case w.plan.Sabotage == Lying: // a room bears one liar among three
 	default:
