@@ -308,7 +308,7 @@ func (a *api) user(c *call) (core.UserURI, error) {
 
 func (a *api) home(domain string) bool { return domain == a.cfg.Domain }
 
-// wireProof is a device as its homeserver shows it.
+// wireDevice is a device as its homeserver shows it.
 func wireDevice(d core.Device) wire.Device {
 	return wire.Device{Device: d.URI, User: d.User, Name: d.Name, Revoked: d.Revoked, Refused: d.Refused, Proof: d.Proof}
 }

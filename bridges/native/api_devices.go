@@ -188,8 +188,7 @@ func (a *api) revokeDevice(c *call) (*wire.Device, error) {
 	if err != nil {
 		return nil, core.Errorf(core.Internal, "stored attestation: %w", err)
 	}
-	att.NotBefore, att.Revoked = max(att.NotBefore+1, a.cfg.Now().Unix()), true // the one that begins later counts
-	if att, err = identity.SignAttestation(a.cfg.Key, att.Attestation); err != nil {
+	if att, err = identity.Revoke(a.cfg.Key, att.Attestation, a.cfg.Now().Unix()); err != nil {
 		return nil, core.Errorf(core.Internal, "signing an attestation: %w", err)
 	}
 	proof := core.Identity{Record: d.Proof.Record, Attestation: att.Encode()}

@@ -203,8 +203,7 @@ func (a *admin) deviceRevoke(ctx context.Context, req deviceRef) (deviceInfo, er
 		return deviceInfo{}, core.Errorf(core.Internal, "stored attestation: %w", err)
 	}
 	if !att.Revoked {
-		att.NotBefore, att.Revoked = max(att.NotBefore+1, a.now().Unix()), true // the one that begins later counts
-		signed, err := identity.SignAttestation(a.key, att.Attestation)
+		signed, err := identity.Revoke(a.key, att.Attestation, a.now().Unix())
 		if err != nil {
 			return deviceInfo{}, core.Errorf(core.Internal, "attestation: %w", err)
 		}

@@ -91,6 +91,13 @@ func (s SignedAttestation) Verify(home *Chain, now int64) error {
 	return nil
 }
 
+// Revoke signs that the homeserver takes back at now (Unix seconds) what it has
+// attested: it begins later than a, so that it is the one that stands, see Renew.
+func Revoke(key ed25519.PrivateKey, a Attestation, now int64) (SignedAttestation, error) {
+	a.NotBefore, a.Revoked = max(a.NotBefore+1, now), true
+	return SignAttestation(key, a)
+}
+
 // Renew returns the attestation that stands once both are known and verified:
 // the one that begins later; of two that begin together a revoked one, then the
 // one with the greater octets, so that everybody keeps the same. old may be the

@@ -89,6 +89,20 @@ func TestUsable(t *testing.T) {
 	}
 }
 
+// What is taken back stays so, however the clock of the homeserver goes.
+func TestRevoke(t *testing.T) {
+	given := attest(1, nil)
+	for _, at := range []int64{given.NotBefore - day, given.NotBefore, now} {
+		gone := must(Revoke(key(100), given.Attestation, at))
+		if err := Usable(first(1, nil), gone, chain(1), nil, now); !errors.Is(err, ErrRevoked) {
+			t.Errorf("taken back at %d: %v", at, err)
+		}
+		if stands := must(Renew(gone, given)); !stands.Revoked {
+			t.Errorf("taken back at %d, and the old one stands", at)
+		}
+	}
+}
+
 // Whatever arrives in whatever order, everybody keeps the same attestation, and one
 // that was withdrawn does not come back.
 func TestRenewConverges(t *testing.T) {

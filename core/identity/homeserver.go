@@ -149,23 +149,6 @@ func (c *Chain) Extend(next SignedHomeserver) error {
 	return nil
 }
 
-// Follow extends c by all that served, the chain as its homeserver serves it now,
-// has beyond it: all of it, or on an error nothing. A served chain that is a part
-// of ours changes nothing; errors are those of Extend.
-func (c *Chain) Follow(served *Chain) error {
-	if c == nil || c.Domain() != served.Domain() {
-		return fmt.Errorf("%w: chains of two domains", ErrMismatch)
-	}
-	longer := &Chain{records: c.Records()}
-	for _, r := range served.records {
-		if err := longer.Extend(r); err != nil {
-			return err
-		}
-	}
-	c.records = longer.records
-	return nil
-}
-
 // Head returns the newest record, the zero value if c is nil.
 func (c *Chain) Head() SignedHomeserver {
 	if c == nil || len(c.records) == 0 {
@@ -183,17 +166,6 @@ func (c *Chain) Records() []SignedHomeserver {
 		return nil
 	}
 	return slices.Clone(c.records)
-}
-
-// KeyAt returns the key that the homeserver signs with at now (Unix seconds): the
-// first of the newest record that is in force. There may be none.
-func (c *Chain) KeyAt(now int64) (ed25519.PublicKey, bool) {
-	for _, k := range c.Head().Keys {
-		if inForce(k.NotBefore, k.NotAfter, now) {
-			return k.Key, true
-		}
-	}
-	return nil, false
 }
 
 // Verify says why sig is not the homeserver's signature (in the form of Sign) by

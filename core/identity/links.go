@@ -19,32 +19,6 @@ func lists(a, b SignedRecord) bool {
 	return found
 }
 
-// LinkedSet returns the devices of all that are connected with of by mutual links,
-// of itself first and then by distance: a person's devices. Of several records of
-// one device in all the highest version counts. A revoked device has no set.
-func LinkedSet(of SignedRecord, all []SignedRecord) []SignedRecord {
-	if of.Revoked {
-		return nil
-	}
-	newest := make(map[string]SignedRecord, len(all))
-	for _, r := range all {
-		if known, ok := newest[r.ID()]; !ok || r.Version > known.Version {
-			newest[r.ID()] = r
-		}
-	}
-	delete(newest, of.ID())
-	set := []SignedRecord{of}
-	for i := 0; i < len(set); i++ { // set grows below; each device enters once
-		for _, id := range set[i].Links {
-			if r, ok := newest[id]; ok && Linked(set[i], r) {
-				set = append(set, r)
-				delete(newest, id)
-			}
-		}
-	}
-	return set
-}
-
 // LeafFits says why an MLS leaf is not the device's (PROTOCOL §2), nil if it is:
 // the identity of its basic credential is the device's URI, its application_id
 // (RFC 9420 §5.3.3) the user's, and its signature key the device's or one that

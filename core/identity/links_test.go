@@ -3,11 +3,9 @@ package identity
 import (
 	"bytes"
 	"errors"
-	"slices"
 	"testing"
 
 	"github.com/isthmus-chat/isthmus/mls"
-	"pgregory.net/rapid"
 )
 
 func listing(n int, links ...int) SignedRecord {
@@ -33,68 +31,6 @@ func TestLinked(t *testing.T) {
 			t.Errorf("%s: linked is not %v both ways", c.name, c.want)
 		}
 	}
-}
-
-func TestLinkedSet(t *testing.T) {
-	a, b, c := listing(1, 2, 5), listing(2, 1, 3), listing(3, 2)
-	one, alone := listing(4, 1), listing(5)
-	older := first(3, nil)
-	newer := after(3, older, func(r *Record) { r.Links = ids(2) })
-	for _, x := range []struct {
-		name string
-		of   SignedRecord
-		all  []SignedRecord
-		want []int
-	}{
-		{"a chain of three", a, []SignedRecord{c, one, b, a, alone}, []int{1, 2, 3}},
-		{"from its end", c, []SignedRecord{a, b, one, alone}, []int{3, 2, 1}},
-		{"one-sided stays out", one, []SignedRecord{a, b, c}, []int{4}},
-		{"nobody else", a, nil, []int{1}},
-		{"a newer record that links", b, []SignedRecord{newer, older}, []int{2, 3}},
-		{"the same, in another order", b, []SignedRecord{older, newer}, []int{2, 3}},
-		{"twice the same", b, []SignedRecord{c, c, b, b}, []int{2, 3}},
-	} {
-		var got []string
-		for _, r := range LinkedSet(x.of, x.all) {
-			got = append(got, r.ID())
-		}
-		var want []string
-		for _, n := range x.want {
-			want = append(want, ids(n)...)
-		}
-		slices.Sort(got[1:])
-		slices.Sort(want[1:])
-		if !slices.Equal(got, want) {
-			t.Errorf("%s: %v, not %v", x.name, got, want)
-		}
-	}
-	if set := LinkedSet(first(1, func(r *Record) { r.Revoked = true }), []SignedRecord{b}); set != nil {
-		t.Errorf("a revoked device has %d", len(set))
-	}
-}
-
-// In any web of links, the set is an equivalence: whoever is in mine has me in theirs.
-func TestLinkedSetRapid(t *testing.T) {
-	const devices = 7
-	rapid.Check(t, func(t *rapid.T) {
-		var all []SignedRecord
-		for n := range devices {
-			links := rapid.SliceOfNDistinct(rapid.IntRange(0, devices-1), 0, devices, rapid.ID[int]).Draw(t, "links")
-			links = slices.DeleteFunc(links, func(l int) bool { return l == n })
-			all = append(all, listing(n, links...))
-		}
-		in := func(r SignedRecord, set []SignedRecord) bool {
-			return slices.ContainsFunc(set, func(o SignedRecord) bool { return bytes.Equal(o.Key, r.Key) })
-		}
-		for _, a := range all {
-			set := LinkedSet(a, all)
-			for _, b := range all {
-				if in(b, set) != in(a, LinkedSet(b, all)) || Linked(a, b) && !in(b, set) {
-					t.Fatalf("%s and %s disagree", a.ID(), b.ID())
-				}
-			}
-		}
-	})
 }
 
 func TestLeafFits(t *testing.T) {

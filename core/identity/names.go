@@ -3,9 +3,7 @@ package identity
 import (
 	"crypto/ed25519"
 	"fmt"
-	"net/url"
 	"strings"
-	"unicode/utf8"
 )
 
 // Bounds of names, in octets.
@@ -82,13 +80,6 @@ func checkUser(uri string) error {
 	return nil
 }
 
-func checkedUser(uri string) (string, error) {
-	if err := checkUser(uri); err != nil {
-		return "", err
-	}
-	return uri, nil
-}
-
 // Domain returns the domain of a user's or device's URI, "" if it is neither.
 func Domain(uri string) string {
 	for _, kind := range []string{"u", "d"} {
@@ -102,48 +93,4 @@ func Domain(uri string) string {
 // DeviceURI returns mimi://domain/d/<DeviceID> (PROTOCOL §1).
 func DeviceURI(domain string, key ed25519.PublicKey) string {
 	return scheme + strings.ToLower(domain) + "/d/" + DeviceID(key)
-}
-
-// ParseAddress reads a user as people write one, alice@a.example, and returns the
-// URI mimi://a.example/u/alice. Somebody of another network has two segments, as
-// in irc.libera/nick@a.example. A segment with a % is taken for escaped already.
-// The URI of a user is returned as it is. The error wraps ErrMalformed.
-func ParseAddress(address string) (user string, err error) {
-	if strings.HasPrefix(address, scheme) {
-		return checkedUser(address)
-	}
-	at := strings.LastIndexByte(address, '@')
-	if at < 0 || len(address) > MaxURI {
-		return "", fmt.Errorf("%w: an address is name@domain", ErrMalformed)
-	}
-	segments := strings.Split(address[:at], "/")
-	for i, s := range segments {
-		if _, bad := url.PathUnescape(s); s == "" || bad != nil || !utf8.ValidString(s) {
-			return "", fmt.Errorf("%w: an address with an empty or badly written name", ErrMalformed)
-		}
-		if !strings.Contains(s, "%") {
-			segments[i] = url.PathEscape(s)
-		}
-	}
-	user = scheme + strings.ToLower(address[at+1:]) + "/u/" + strings.Join(segments, "/")
-	return checkedUser(user)
-}
-
-// FormatAddress is the inverse of ParseAddress, for people to read. A name is shown
-// unescaped where that is printable. A user whose URI has no address that leads
-// back to it keeps the URI: two users never look the same here.
-func FormatAddress(user string) string {
-	domain, path, _ := SplitURI(user, "u")
-	segments := strings.Split(path, "/")
-	for i, s := range segments {
-		plain, err := url.PathUnescape(s)
-		if err == nil && printable(plain) && !strings.ContainsAny(plain, "/% ") {
-			segments[i] = plain
-		}
-	}
-	address := strings.Join(segments, "/") + "@" + domain
-	if back, err := ParseAddress(address); err != nil || back != user {
-		return user
-	}
-	return address
 }
