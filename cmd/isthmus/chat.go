@@ -55,7 +55,7 @@ A room is written as its name or as mimi://…, a user as alice@a.example.`,
 		RunE: a.run(a.terminal),
 	}
 	a.profileFlags(cmd)
-	cmd.AddCommand(a.loginCommand(), a.createCommand(), a.inviteCommand(), a.consentCommand(), a.lettersCommand(), a.joinCommand(), a.leaveCommand(), a.removeCommand(),
+	cmd.AddCommand(a.loginCommand(), a.createCommand(), a.inviteCommand(), a.consentCommand(), a.lettersCommand(), a.joinCommand(), a.leaveCommand(), a.removeCommand(), a.authorityCommand(),
 		a.sendCommand(), a.tailCommand(), a.historyCommand(), a.roomsCommand(), a.membersCommand(), a.devicesCommand(), a.verifyCommand(), a.codeCommand())
 	return cmd
 }

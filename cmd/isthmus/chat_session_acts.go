@@ -125,6 +125,11 @@ func (s *chatSession) Remove(ctx context.Context, room core.RoomID, users []core
 	return s.device.Remove(ctx, room, users...)
 }
 
+// SetAuthority implements chatter.
+func (s *chatSession) SetAuthority(ctx context.Context, room core.RoomID, a policy.Authority) error {
+	return s.device.SetAuthority(ctx, room, a)
+}
+
 // Send implements chatter.
 func (s *chatSession) Send(ctx context.Context, room core.RoomID, texts []string, kind string) ([]chatSent, error) {
 	out := make([]chatSent, 0, len(texts))

@@ -15,6 +15,7 @@ import (
 	"github.com/isthmus-chat/isthmus/converter"
 	"github.com/isthmus-chat/isthmus/core"
 	"github.com/isthmus-chat/isthmus/core/client"
+	"github.com/isthmus-chat/isthmus/core/policy"
 	"github.com/isthmus-chat/isthmus/core/wire"
 )
 
@@ -45,6 +46,8 @@ type chatter interface {
 	Join(ctx context.Context, room core.RoomID, code string) (chatRoom, error)
 	Leave(ctx context.Context, room core.RoomID) error
 	Remove(ctx context.Context, room core.RoomID, users []core.UserURI) error
+	// SetAuthority has these homeservers agree on an encrypted room's changes.
+	SetAuthority(ctx context.Context, room core.RoomID, a policy.Authority) error
 	// Send sends texts in order, and returns what became of each. With an error the
 	// last result is that of the text it is about; those after it were not tried.
 	Send(ctx context.Context, room core.RoomID, texts []string, kind string) ([]chatSent, error)
@@ -78,8 +81,9 @@ type chatRoom struct {
 	Domain    string      `json:"security_domain,omitempty"` // "" = none: it is not encrypted
 	Epoch     uint64      `json:"epoch,omitempty"`
 	Authority []string    `json:"authority,omitempty"`
-	Last      uint64      `json:"last"` // place of the newest line
-	Read      uint64      `json:"read"` // and of the newest that was read
+	TwoThirds bool        `json:"two_thirds,omitempty"` // so many of it have to agree, not only more than half
+	Last      uint64      `json:"last"`                 // place of the newest line
+	Read      uint64      `json:"read"`                 // and of the newest that was read
 	Unread    int         `json:"unread,omitempty"`
 	Devices   int         `json:"devices,omitempty"`
 	// Unverified counts the devices of others in it whose words nobody compared.

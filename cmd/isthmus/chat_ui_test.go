@@ -15,6 +15,7 @@ import (
 
 	"github.com/isthmus-chat/isthmus/core"
 	"github.com/isthmus-chat/isthmus/core/client"
+	"github.com/isthmus-chat/isthmus/core/policy"
 	"github.com/isthmus-chat/isthmus/core/wire"
 )
 
@@ -144,6 +145,11 @@ func (f *fakeChat) Leave(_ context.Context, room core.RoomID) error {
 
 func (f *fakeChat) Remove(_ context.Context, room core.RoomID, users []core.UserURI) error {
 	return f.act("remove %s %v", room, users)
+}
+func (f *fakeChat) SetAuthority(_ context.Context, room core.RoomID, a policy.Authority) error {
+	i := slices.IndexFunc(f.rooms, func(r chatRoom) bool { return r.Room == room })
+	f.rooms[i].Authority, f.rooms[i].TwoThirds = a.Domains, a.Rule == policy.TwoThirds
+	return f.act("authority %s %v %d", room, a.Domains, a.Rule)
 }
 func (f *fakeChat) Send(_ context.Context, room core.RoomID, texts []string, kind string) (out []chatSent, err error) {
 	if err := f.act("send %s %s%q", room, kind, texts); err != nil {

@@ -124,6 +124,26 @@ func TestChatVerbs(t *testing.T) {
 	}
 }
 
+// Who decides a room is shown, and set; what is not said stays.
+func TestChatAuthorityVerb(t *testing.T) {
+	r := newVerbRig(t)
+	r.says("a.example\nb.example\n2 of 2 have to agree to a change.\n", "authority", "garden")
+	r.says("3 of 4 have to agree", "authority", "garden", "b.example", "D.example", "a.example", "c.example", "a.example")
+	r.says("a.example\nb.example\nc.example\nd.example\n3 of 4", "authority", "garden", "--two-thirds")
+	r.says("3 of 3", "authority", "garden", "a.example", "b.example", "c.example") // two thirds still
+	r.says(`"two_thirds": true`, "authority", "garden", "--json")
+	r.says("2 of 3", "authority", "garden", "--two-thirds=false")
+	set := slices.DeleteFunc(slices.Clone(r.chat.did), func(s string) bool { return !strings.HasPrefix(s, "authority") })
+	garden := "authority " + string(chatGarden)
+	if want := []string{garden + " [a.example b.example c.example d.example] 0", garden + " [a.example b.example c.example d.example] 1",
+		garden + " [a.example b.example c.example] 1", garden + " [a.example b.example c.example] 0"}; !slices.Equal(set, want) {
+		t.Errorf("it does %q", set)
+	}
+	r.fails(exitFailed, "a channel is decided by its own homeserver", "authority", "#lobby", "a.example")
+	r.fails(exitFailed, "you are in no", "authority", "mimi://a.example/r/nowhere")
+	r.fails(exitUsage, "", "authority")
+}
+
 // What a device knows it shows without its homeserver, and says so.
 func TestChatVerbsOffline(t *testing.T) {
 	r := newVerbRig(t)

@@ -359,6 +359,43 @@ func TestJoining(t *testing.T) {
 	}
 }
 
+// A homeserver whose first user came by a code follows without a vote, until
+// somebody who may gives it one.
+func TestSetAuthority(t *testing.T) {
+	w := newWorld(t, 4)
+	alice, bob := w.phone(user("alice"), nil), w.phone(user("bob"), nil)
+	room := alice.create("votes", policy.JoinCodes())
+	code, err := alice.JoinCode(ctx, room, "", 1, 0)
+	alice.must(err)
+	bob.must(bob.Join(ctx, room, code.Code))
+	agree(room, alice, bob)
+	both := policy.Authority{Domains: []string{"a.example", "b.example"}, Rule: policy.TwoThirds}
+	for _, c := range []struct {
+		by   *phone
+		a    policy.Authority
+		want core.Code
+	}{
+		{bob, both, core.Denied}, // a member may not
+		{alice, policy.Authority{Domains: []string{"a.example", "c.example"}}, core.Denied}, // has nobody in the room
+		{alice, policy.Authority{}, core.Invalid},
+		{alice, policy.Authority{Domains: []string{"a.example", "no domain"}}, core.Invalid},
+	} {
+		if err := c.by.SetAuthority(ctx, room, c.a); err == nil || core.CodeOf(err) != c.want {
+			t.Errorf("%s sets %v: %v", c.by.name, c.a, err)
+		}
+	}
+	for range 2 { // the second time it is so already
+		alice.must(alice.SetAuthority(ctx, room, both))
+		agree(room, alice, bob)
+	}
+	if rooms, err := bob.Rooms(ctx); err != nil || !slices.Equal(rooms[0].Authority, both.Domains) || rooms[0].Rule != policy.TwoThirds {
+		t.Errorf("bob's rooms: %v %+v", err, rooms)
+	}
+	alice.say(room, "vote")
+	agree(room, alice, bob)
+	calm(alice, bob)
+}
+
 // Devices that race all get their way, and nobody loses a message.
 func TestRace(t *testing.T) {
 	w := newWorld(t, 4)

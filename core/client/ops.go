@@ -367,8 +367,12 @@ func (c *Client) Describe(ctx context.Context, id core.RoomID, name, topic strin
 	})
 }
 
-// SetAuthority changes which homeservers agree on the room's epochs.
+// SetAuthority changes which homeservers agree on the room's epochs. Invalid: that
+// is no authority. Denied: one of them has no participant, or the user may not.
 func (c *Client) SetAuthority(ctx context.Context, id core.RoomID, a policy.Authority) error {
+	if _, err := policy.ParseAuthority(policy.SetAuthority(a)); err != nil {
+		return core.Errorf(core.Invalid, "between 1 and %d homeservers decide, each a domain", policy.MaxAuthority)
+	}
 	return c.do(ctx, id, func(r *room) (change, error) {
 		if now := r.p.Authority(); slices.Equal(now.Domains, a.Domains) && now.Rule == a.Rule {
 			return change{}, errDone

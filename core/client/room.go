@@ -292,6 +292,7 @@ type RoomInfo struct {
 	Domain    []byte // security domain: the MLS group_id, nil if not encrypted (PROTOCOL §13)
 	Epoch     uint64
 	Authority []string // homeservers that agree on epochs
+	Rule      policy.Rule // how many of them have to
 	Devices   int
 	Waiting   bool   // something of this device is not accepted yet
 	Halted    string // why the room goes no further here, "" if it does
@@ -318,7 +319,8 @@ func (c *Client) Rooms(ctx context.Context) ([]RoomInfo, error) {
 			if err := c.open(ctx, r); err != nil {
 				return nil, err
 			}
-			i.Epoch, i.Authority, i.Devices = r.g.Epoch(), r.p.Authority().Domains, r.g.Public().Tree().Members()
+			a := r.p.Authority()
+			i.Epoch, i.Authority, i.Rule, i.Devices = r.g.Epoch(), a.Domains, a.Rule, r.g.Public().Tree().Members()
 		}
 		out = append(out, i)
 	}
