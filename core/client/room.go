@@ -291,7 +291,7 @@ type RoomInfo struct {
 	Encrypted bool   // end to end
 	Domain    []byte // security domain: the MLS group_id, nil if not encrypted (PROTOCOL §13)
 	Epoch     uint64
-	Authority []string // homeservers that agree on epochs
+	Authority []string    // homeservers that agree on epochs
 	Rule      policy.Rule // how many of them have to
 	Devices   int
 	Waiting   bool   // something of this device is not accepted yet
