@@ -1,6 +1,9 @@
 package core
 
-import "time"
+import (
+	"crypto/sha256"
+	"time"
+)
 
 // Kind says whether a room is end-to-end encrypted. It is fixed at creation.
 type Kind uint8
@@ -33,6 +36,13 @@ type Room struct {
 	Policy      Policy
 	Created     time.Time
 	Founder     UserURI
+}
+
+// DirectRoom is the conversation of two users at domain: one, whoever begins it and
+// by whichever door. No Channel can have that name, so nobody can found one there.
+func DirectRoom(domain string, a, b UserURI) RoomID {
+	h := sha256.Sum256([]byte(string(min(a, b)) + "\x00" + string(max(a, b))))
+	return NewRoomID(domain, "dm,"+Base32.EncodeToString(h[:15]))
 }
 
 // A Role is what a participant may do: an index into the room's roles

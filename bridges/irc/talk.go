@@ -1,7 +1,6 @@
 package irc
 
 import (
-	"crypto/sha256"
 	"strings"
 	"time"
 
@@ -192,14 +191,9 @@ func (s *session) noChannel(command, name string) {
 	s.num("403", name, "No such channel")
 }
 
-// directRoom is the conversation of two users: one, whoever begins it. No channel
-// can have that name (validChannel knows no comma), so nobody can found one there.
+// directRoom is the conversation of two users: validChannel knows no comma.
 func (srv *Server) directRoom(a, b core.UserURI) core.RoomID {
-	if b < a {
-		a, b = b, a
-	}
-	h := sha256.Sum256([]byte(string(a) + "\x00" + string(b)))
-	return core.NewRoomID(srv.cfg.Domain, "dm,"+core.Base32.EncodeToString(h[:15]))
+	return core.DirectRoom(srv.cfg.Domain, a, b)
 }
 
 func (srv *Server) createDirect(s *session, u *user, room core.RoomID) error {

@@ -97,7 +97,7 @@ func (a *api) envelope(c *call, room core.RoomID, m *wire.Message, i int) (core.
 	if err != nil {
 		return core.Envelope{}, err
 	}
-	e := core.Envelope{Room: room, Sender: c.session.User, Origin: core.Origin{Network: Network, ID: key}}
+	e := core.Envelope{Room: room, Sender: c.session.User, Origin: core.Origin{Network: core.NetworkNative, ID: key}}
 	if m.Sent > 0 {
 		e.Sent = time.UnixMilli(m.Sent)
 	}

@@ -1,7 +1,6 @@
 package native
 
 import (
-	"crypto/sha256"
 	"slices"
 	"strings"
 
@@ -63,7 +62,7 @@ func (a *api) createGroup(c *call, in *wire.CreateRoom) (core.RoomID, error) {
 }
 
 func (a *api) createChannel(c *call, in *wire.CreateRoom) (core.RoomID, error) {
-	me := core.Member{User: c.session.User, Via: Network, Role: core.RoleOwner, Joined: true, Profile: profileOf(c.session.User)}
+	me := core.Member{User: c.session.User, Via: core.NetworkNative, Role: core.RoleOwner, Joined: true, Profile: profileOf(c.session.User)}
 	room := core.Room{ID: in.Room, Kind: core.Channel, Name: in.Name, Founder: me.User, Policy: core.Policy{TopicLock: true}}
 	members := []core.Member{me}
 	if in.Direct {
@@ -71,15 +70,15 @@ func (a *api) createChannel(c *call, in *wire.CreateRoom) (core.RoomID, error) {
 		if err != nil || other == me.User || !a.home(other.Domain()) {
 			return "", core.Errorf(core.Invalid, "a conversation is with one other user of this homeserver")
 		}
-		room.ID, room.Direct, room.Name, room.Policy = a.directRoom(me.User, other), true, "", core.Policy{}
+		room.ID, room.Direct, room.Name, room.Policy = core.DirectRoom(a.cfg.Domain, me.User, other), true, "", core.Policy{}
 		members[0].Role = core.RoleMember
-		members = append(members, core.Member{User: other, Via: Network, Role: core.RoleMember, Joined: true, Profile: profileOf(other)})
+		members = append(members, core.Member{User: other, Via: core.NetworkNative, Role: core.RoleMember, Joined: true, Profile: profileOf(other)})
 		defer a.hub.joined(other)
 	} else if err := a.nameChannel(&room); err != nil {
 		return "", err
 	}
 	_, err := a.gw().Do(c.ctx(), core.CreateRoom{Room: room, Members: members})
-	if in.Direct && err != nil && core.CodeOf(err) == core.Conflict {
+	if in.Direct && core.CodeOf(err) == core.Conflict {
 		err = nil // the conversation exists: whoever begins it, it is one
 	}
 	return room.ID, err
@@ -103,16 +102,6 @@ func (a *api) nameChannel(r *core.Room) error {
 	}
 	r.ID = id
 	return err
-}
-
-// directRoom is the conversation of two users: one, whoever begins it, and the
-// same that IRC finds. No Channel can have that name.
-func (a *api) directRoom(x, y core.UserURI) core.RoomID {
-	if y < x {
-		x, y = y, x
-	}
-	h := sha256.Sum256([]byte(string(x) + "\x00" + string(y)))
-	return core.NewRoomID(a.cfg.Domain, "dm,"+core.Base32.EncodeToString(h[:15]))
 }
 
 // profileOf is how a user of ours is shown who has said nothing about it.
@@ -267,7 +256,7 @@ func (a *api) channel(c *call) (core.RoomID, error) {
 }
 
 func (a *api) control(c *call, room core.RoomID, ctl core.Control) error {
-	rs, err := a.gw().Submit(c.ctx(), core.Envelope{Room: room, Sender: c.session.User, Origin: core.Origin{Network: Network},
+	rs, err := a.gw().Submit(c.ctx(), core.Envelope{Room: room, Sender: c.session.User, Origin: core.Origin{Network: core.NetworkNative},
 		Body: ctl.Body(c.session.User.Local())})
 	if err == nil {
 		err = rs[0].Err
@@ -288,7 +277,7 @@ func (a *api) typing(c *call, in *wire.Typing) (*nothing, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := core.Signal{Room: id, Sender: c.session.User, Name: c.session.User.Local(), Origin: Network, Typing: "done"}
+	s := core.Signal{Room: id, Sender: c.session.User, Name: c.session.User.Local(), Origin: core.NetworkNative, Typing: "done"}
 	if in.Typing {
 		s.Typing = "active"
 	}

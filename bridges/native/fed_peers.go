@@ -3,6 +3,7 @@ package native
 import (
 	"cmp"
 	"context"
+	"maps"
 	"net/http"
 	"slices"
 	"time"
@@ -46,15 +47,9 @@ type PeerState struct {
 // the order of their domains.
 func (b *Bridge) Peers() []PeerState {
 	f := b.fed
-	f.mu.Lock()
-	all := make([]*peer, 0, len(f.peers))
-	for _, p := range f.peers {
-		all = append(all, p)
-	}
-	f.mu.Unlock()
 	var out []PeerState
 	have := map[string]bool{}
-	for _, p := range all {
+	for _, p := range f.all() {
 		have[p.domain] = true
 		out = append(out, p.state())
 	}
@@ -65,6 +60,13 @@ func (b *Bridge) Peers() []PeerState {
 	}
 	slices.SortFunc(out, func(a, b PeerState) int { return cmp.Compare(a.Domain, b.Domain) })
 	return out
+}
+
+// all lists the peers, so that they can be asked without f.mu.
+func (f *federation) all() []*peer {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Collect(maps.Values(f.peers))
 }
 
 func (p *peer) state() PeerState {
@@ -130,13 +132,7 @@ func (f *federation) save(ctx context.Context) {
 }
 
 func (f *federation) saveAll(ctx context.Context) {
-	f.mu.Lock()
-	all := make([]*peer, 0, len(f.peers))
-	for _, p := range f.peers {
-		all = append(all, p)
-	}
-	f.mu.Unlock()
-	for _, p := range all {
+	for _, p := range f.all() {
 		for {
 			ins, ls := p.lanes.takeUnsaved()
 			if len(ins) == 0 {

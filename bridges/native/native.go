@@ -19,9 +19,6 @@ import (
 	"github.com/isthmus-chat/isthmus/core/identity"
 )
 
-// Network is the name of what this bridge talks to.
-const Network core.Network = "native"
-
 // Config is what a Bridge is made of.
 type Config struct {
 	Domain     string
@@ -64,7 +61,7 @@ func New(cfg Config) (*Bridge, error) {
 func (b *Bridge) Handler() http.Handler { return b.api }
 
 // Network implements bridges.Bridge.
-func (b *Bridge) Network() core.Network { return Network }
+func (b *Bridge) Network() core.Network { return core.NetworkNative }
 
 // Caps implements bridges.Bridge.
 func (b *Bridge) Caps() core.Caps {

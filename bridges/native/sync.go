@@ -386,7 +386,7 @@ func (rd *reader) readLetters(v *view, out *wire.Sync) error {
 		return err
 	}
 	for i := range letters {
-		w, err := wireLetter(&letters[i])
+		w, err := wire.LetterOf(&letters[i])
 		if err != nil {
 			return err
 		}
@@ -396,18 +396,4 @@ func (rd *reader) readLetters(v *view, out *wire.Sync) error {
 	rd.news.letters = len(letters) > 0 // a page may be short because of its octets
 	out.More = out.More || rd.news.letters
 	return nil
-}
-
-var letterKinds = map[core.LetterKind]string{core.LetterWelcome: "welcome", core.LetterSealed: "sealed",
-	core.LetterLowWater: "low water", core.LetterNotice: "notice", core.LetterAgain: "again"}
-
-func wireLetter(l *core.Letter) (wire.Letter, error) {
-	w := wire.Letter{ID: l.ID, Kind: letterKinds[l.Kind], Room: l.Room, Epoch: l.Epoch, Body: l.Body, At: l.At.UnixMilli()}
-	if l.Kind != core.LetterAgain {
-		return w, nil
-	}
-	var err error
-	w.Body = nil
-	w.Unheard, err = l.Unheard()
-	return w, err
 }

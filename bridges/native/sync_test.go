@@ -263,10 +263,10 @@ func TestSyncHoldsBackCommits(t *testing.T) {
 	private := []byte{0, 1, 0, 2, 1, 'g'}
 	err := h.db.Update(context.Background(), func(tx core.Tx) error {
 		errs := []error{tx.PutRoom(core.Room{ID: room, Kind: core.Group, ContentType: core.ContentMIMI}),
-			tx.PutMember(room, core.Member{User: alice.user, Via: Network, Role: core.RoleOwner, Joined: true})}
+			tx.PutMember(room, core.Member{User: alice.user, Via: core.NetworkNative, Role: core.RoleOwner, Joined: true})}
 		for i, m := range [][]byte{private, commit, private} {
 			errs = append(errs, tx.Append(core.Event{Seq: uint64(i + 1), Accepted: time.Now(), Envelope: core.Envelope{Room: room, Sender: alice.user,
-				Origin: core.Origin{Network: Network}, Body: core.Sealed{Message: m}}}))
+				Origin: core.Origin{Network: core.NetworkNative}, Body: core.Sealed{Message: m}}}))
 		}
 		return errors.Join(errs...)
 	})

@@ -115,7 +115,7 @@ func (h *home) read(pos *position, s core.Session, fresh bool, limit int) (out w
 		}
 		letters, err := core.LettersOf(r, s.Device, pos.Letters, 100)
 		for _, l := range letters {
-			w, err := wireLetter(&l)
+			w, err := wire.LetterOf(&l)
 			if err != nil {
 				return err
 			}
@@ -205,18 +205,4 @@ func endsEpoch(b []byte) (uint64, bool) {
 		return 0, false
 	}
 	return m.Public.Content.Epoch, true
-}
-
-var letterKinds = map[core.LetterKind]string{core.LetterWelcome: "welcome", core.LetterSealed: "sealed",
-	core.LetterLowWater: "low water", core.LetterNotice: "notice", core.LetterAgain: "again"}
-
-func wireLetter(l *core.Letter) (wire.Letter, error) {
-	w := wire.Letter{ID: l.ID, Kind: letterKinds[l.Kind], Room: l.Room, Epoch: l.Epoch, Body: l.Body, At: l.At.UnixMilli()}
-	if l.Kind != core.LetterAgain {
-		return w, nil
-	}
-	var err error
-	w.Body = nil
-	w.Unheard, err = l.Unheard()
-	return w, err
 }

@@ -278,6 +278,21 @@ type Letter struct {
 	Unheard []core.Unheard `json:"unheard,omitempty"`
 }
 
+// letterKinds are the names of the kinds of letters.
+var letterKinds = map[core.LetterKind]string{core.LetterWelcome: "welcome", core.LetterSealed: "sealed",
+	core.LetterLowWater: "low water", core.LetterNotice: "notice", core.LetterAgain: "again"}
+
+// LetterOf is a letter of the queue as its device is given it. Internal: what is
+// stored of a LetterAgain cannot be read.
+func LetterOf(l *core.Letter) (w Letter, err error) {
+	w = Letter{ID: l.ID, Kind: letterKinds[l.Kind], Room: l.Room, Epoch: l.Epoch, Body: l.Body, At: l.At.UnixMilli()}
+	if l.Kind == core.LetterAgain {
+		w.Body = nil
+		w.Unheard, err = l.Unheard()
+	}
+	return w, err
+}
+
 // GetSync is GET or POST /v1/sync: what is new since a position, waiting up to
 // Wait for something to be. Letters up to the position are dropped by it: asking
 // with a position acknowledges what led to it.
