@@ -42,6 +42,12 @@ func (c *Client) commit(ctx context.Context, id core.RoomID, p plan) error {
 			if err := c.pause(ctx, min(try, 9)); err != nil {
 				return err
 			}
+			// A commit on the epoch of before the pause would be lost as well: of a hundred
+			// devices that raced, half had not landed after two minutes, and with this look
+			// all after twenty seconds.
+			if _, err := c.round(ctx, 0); err != nil && (!c.loaded || !core.Temporary(err)) {
+				return err
+			}
 		}
 		r, err := c.able(ctx, id)
 		if err != nil {

@@ -75,9 +75,11 @@ type Client struct {
 	inbox    uint64                    // N of the next opened letter
 	next     uint64                    // N of the next key package, outgoing message
 	held     []*heldLetter
-	tended   int64 // ms of the last look at what is seldom due
-	low      bool  // few key packages are left
-	recalled int   // rooms whose messages are in memory
+	tended   int64  // ms of the last look at what is seldom due
+	low      bool   // few key packages are left
+	recalled int    // rooms whose messages are in memory
+	rounds   uint64 // answers to Sync that were read
+	reading  bool   // one is being read
 
 	rows    []Row
 	dirty   []*room

@@ -93,18 +93,23 @@ func (c *Client) begin(ctx context.Context, id core.RoomID) error {
 			return err
 		}
 		var seq uint64
+		what := r.JoinID
 		if j.Create != nil {
 			err = c.tryCreate(ctx, id, *j.Create, n > 0)
 		} else {
 			seq, err = c.tryEnter(ctx, id, *j.Handshake)
 		}
+		if r = c.rooms[id]; r == nil || !r.Joining || !bytes.Equal(r.JoinID, what) {
+			if r != nil && r.Joined && !r.Joining {
+				return nil
+			}
+			return core.Errorf(core.Conflict, "another attempt to enter that room came first")
+		}
 		if err == nil {
 			return c.entered(ctx, id, seq)
 		}
 		if failed = err; !core.Temporary(err) {
-			if r := c.rooms[id]; r != nil {
-				c.dropJoining(r)
-			}
+			c.dropJoining(r)
 			if ferr := c.flush(ctx); ferr != nil {
 				return ferr
 			}
@@ -308,7 +313,7 @@ func (c *Client) makeExternal(ctx context.Context, id core.RoomID, code string) 
 		return core.Errorf(core.Internal, "group info: %w", err)
 	}
 	r, err := c.room(id)
-	if err != nil {
+	if err != nil || r.Joining { // another attempt is under way: the group of that one is the one to keep
 		return err
 	}
 	r.Kind = core.Group

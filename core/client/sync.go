@@ -49,7 +49,8 @@ func (c *Client) Sync(ctx context.Context, wait time.Duration) ([]Update, error)
 	return out, nil
 }
 
-// round is one request to the homeserver, and all that follows from the answer.
+// round is one request to the homeserver, and all that follows from the answer. An
+// answer that another round has overtaken is old: it is asked for again.
 func (c *Client) round(ctx context.Context, wait time.Duration) (more bool, err error) {
 	request := wire.GetSync{Since: c.at.Next, Wait: wait.Milliseconds(), Limit: eventsPerRound}
 	asked := map[core.RoomID]bool{}
@@ -63,10 +64,17 @@ func (c *Client) round(ctx context.Context, wait time.Duration) (more bool, err 
 			asked[r.ID] = true
 		}
 	}
+	turn := c.rounds
 	s, err := ask(ctx, c, func(ctx context.Context) (wire.Sync, error) { return c.cfg.Home.Sync(ctx, request) })
 	if err != nil {
 		return false, err
 	}
+	if c.reading || c.rounds != turn {
+		return true, c.wait(ctx, firstBackoff)
+	}
+	c.rounds++
+	c.reading = true
+	defer func() { c.reading = false }()
 	for _, w := range s.Joined[:min(len(s.Joined), maxRooms)] {
 		if err := c.listed(w); err != nil {
 			continue // not a room
