@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -242,8 +243,7 @@ func ProofsOf(r core.Reader, room core.RoomID, after string, limit int) ([]core.
 	if err != nil {
 		return nil, err
 	}
-	end := slices.IndexFunc(vs, func(v core.Value) bool { return len(v.Key) < len(prefix) || v.Key[:len(prefix)] != prefix })
-	if end >= 0 {
+	if end := slices.IndexFunc(vs, func(v core.Value) bool { return !strings.HasPrefix(v.Key, prefix) }); end >= 0 {
 		vs = vs[:end]
 	}
 	return vs, nil
@@ -258,7 +258,7 @@ func Proofs(r core.Reader, after string, limit int) ([]core.Value, error) {
 // CertificateOf returns the certificate of the commit that opened epoch, as
 // ParseCertificate reads it. NotFound while too few approvals are there.
 func CertificateOf(r core.Reader, room core.RoomID, epoch uint64) ([]byte, error) {
-	c, err := readCert(r, fmt.Sprintf("%s/%016x", core.RoomKey(room), epoch))
+	c, err := readCert(r, numbered(core.RoomKey(room), epoch))
 	if err != nil {
 		return nil, err
 	}

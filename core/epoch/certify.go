@@ -3,7 +3,6 @@ package epoch
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -197,7 +196,7 @@ func (m *Machine) add(r *room, c *certRow, s signed) error {
 		}
 		m.stats.Proofs++
 		p := Proof{A: *other, B: s}
-		if err := m.tx.PutValue(bucketProofs, fmt.Sprintf("%s/%016x", r.numbered(s.a.Epoch), memberID(s.a.Domain)), p.Encode()); err != nil {
+		if err := m.tx.PutValue(bucketProofs, numbered(r.numbered(s.a.Epoch), memberID(s.a.Domain)), p.Encode()); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package epoch
 
 import (
+	"cmp"
 	"container/list"
 	"crypto/ed25519"
 	"crypto/sha256"
@@ -196,7 +197,7 @@ func (m *Machine) tick() error {
 			turn = append(turn, r)
 		}
 	}
-	slices.SortFunc(turn, func(a, b *room) int { return compare(a.id, b.id) })
+	slices.SortFunc(turn, func(a, b *room) int { return cmp.Compare(a.id, b.id) })
 	for _, r := range turn {
 		switch err := m.tickRoom(r); err {
 		case nil:
@@ -207,16 +208,6 @@ func (m *Machine) tick() error {
 		}
 	}
 	return nil
-}
-
-func compare(a, b core.RoomID) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // merge adds what the engine said to the output of the Apply that runs.

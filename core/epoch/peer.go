@@ -72,26 +72,32 @@ func (m *Machine) message(from string, msg core.PeerMessage) error {
 		m.stats.Ignored++
 		return nil
 	}
-	if !m.member(r, memberID(from)) {
-		return m.unknown(r, from, msg)
+	member := m.member(r, memberID(from))
+	if member || slices.Contains(r.row.Names, from) { // who left may still ask for approvals, and give them
+		switch msg.Kind {
+		case core.PeerApproval:
+			return m.approved(r, from, msg.Body)
+		case core.PeerWant:
+			return m.wanted(r, from, msg.Body)
+		case core.PeerCertificate:
+			return m.certified(r, msg.Body)
+		case core.PeerMembers:
+			return m.members(r, from, msg.Body)
+		}
+	}
+	if !member {
+		m.unknown(r, msg)
+		return nil
 	}
 	switch msg.Kind {
 	case core.PeerRaft:
 		return m.raftMessage(r, from, msg.Body)
-	case core.PeerApproval:
-		return m.approved(r, from, msg.Body)
-	case core.PeerWant:
-		return m.wanted(r, from, msg.Body)
-	case core.PeerCertificate:
-		return m.certified(r, msg.Body)
 	case core.PeerRefused:
 		return m.refused(r, from, msg.Body)
 	case core.PeerAsk:
 		return m.questioned(r, from, msg.Body)
 	case core.PeerOpinion:
 		return m.answered(r, from, msg.Body)
-	case core.PeerMembers:
-		return m.members(r, from, msg.Body)
 	}
 	m.stats.Ignored++
 	return nil
@@ -111,31 +117,17 @@ func (m *Machine) member(r *room, id uint64) bool {
 	return slices.ContainsFunc(r.auth.Voters, is) || slices.ContainsFunc(r.auth.Followers, is)
 }
 
-// unknown answers somebody who is not part of r as far as is known here: one who
-// left may still ask for approvals, and give them; if it is somebody who came
-// while this homeserver was away, a voter can tell.
-func (m *Machine) unknown(r *room, from string, msg core.PeerMessage) error {
-	if slices.Contains(r.row.Names, from) {
-		switch msg.Kind {
-		case core.PeerWant:
-			return m.wanted(r, from, msg.Body)
-		case core.PeerApproval:
-			return m.approved(r, from, msg.Body)
-		case core.PeerCertificate:
-			return m.certified(r, msg.Body)
-		case core.PeerMembers:
-			return m.members(r, from, msg.Body)
-		}
-	}
+// unknown passes over what somebody says who is not part of r as far as is known
+// here. It may be one who came while this homeserver was away: a voter can tell.
+func (m *Machine) unknown(r *room, msg core.PeerMessage) {
 	m.stats.Ignored++
 	if msg.Kind != core.PeerRaft {
-		return nil
+		return
 	}
 	m.wake(r) // so that time passes, and it can be asked again
 	if r.asked == 0 || m.ticks+1-r.asked >= wantTicks {
 		m.inquire(r)
 	}
-	return nil
 }
 
 // inquire asks the voters who takes part.

@@ -65,7 +65,9 @@ type room struct {
 }
 
 // numbered is the key of the room's n-th entry or epoch.
-func (r *room) numbered(n uint64) string { return fmt.Sprintf("%s/%016x", r.key, n) }
+func (r *room) numbered(n uint64) string { return numbered(r.key, n) }
+
+func numbered(key string, n uint64) string { return fmt.Sprintf("%s/%016x", key, n) }
 
 // room returns the room called id, loading it on first use; NotFound if the
 // engine does not have it.

@@ -296,4 +296,4 @@ func (m *Machine) load(r *room) error {
 // the other rooms go on.
 var errDamaged = core.Errorf(core.Conflict, "the agreement of that room cannot go on here")
 
-func absent(err error) bool { return err != nil && core.CodeOf(err) == core.NotFound }
+func absent(err error) bool { return core.CodeOf(err) == core.NotFound }

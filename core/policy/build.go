@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/isthmus-chat/isthmus/mls"
@@ -211,7 +212,7 @@ func SetRole(s *State, role uint32, users ...string) []byte {
 			u.Added = append(u.Added, Participant{user, role})
 		}
 	}
-	slices.SortFunc(u.Changed, func(a, b RoleChange) int { return compare(a.Index, b.Index) })
+	slices.SortFunc(u.Changed, func(a, b RoleChange) int { return cmp.Compare(a.Index, b.Index) })
 	return u.AppendTo(nil)
 }
 

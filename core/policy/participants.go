@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -152,7 +153,7 @@ func (u ParticipantUpdate) AppendTo(dst []byte) []byte {
 	return ParticipantList(u.Added).AppendTo(dst)
 }
 
-// merge makes one update of all those of a commit. The draft leaves open
+// mergeUpdates makes one update of all those of a commit. The draft leaves open
 // whether the indices of a later one mean the list before or after the earlier
 // ones; where that makes a difference the commit is refused.
 func mergeUpdates(updates [][]byte) (all ParticipantUpdate, err error) {
@@ -189,7 +190,7 @@ func updateParticipants(current []byte, updates [][]byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(u.Changed, func(a, b RoleChange) int { return compare(a.Index, b.Index) })
+	slices.SortFunc(u.Changed, func(a, b RoleChange) int { return cmp.Compare(a.Index, b.Index) })
 	slices.Sort(u.Removed)
 	whole := reader{b: current}
 	in := whole.vec()
@@ -276,14 +277,4 @@ func isAdded(list []Participant, all map[string]bool, name []byte) bool {
 		}
 	}
 	return false
-}
-
-func compare[T uint32 | int](a, b T) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
