@@ -38,6 +38,10 @@ func (c Code) String() string {
 	return "internal"
 }
 
+// CodeNamed is the code whose String is name, as other homeservers and devices are
+// told it; Internal if there is none.
+func CodeNamed(name string) Code { return Code(max(slices.Index(codeNames[:], name), 0)) }
+
 // Codes returns every code, for tests that range over the set.
 func Codes() []Code {
 	cs := make([]Code, 0, codeEnd)

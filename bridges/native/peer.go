@@ -192,7 +192,7 @@ func refusalOf(a *http.Response, text []byte) error {
 	if err := cborIn.Unmarshal(text, &e); err != nil {
 		return core.Errorf(core.Unavailable, "that homeserver answered %s", http.StatusText(a.StatusCode))
 	}
-	out := &core.Error{Code: codeOf(e.Code), Reason: core.Reason(e.Reason), Text: e.Text, RetryAfter: time.Duration(e.RetryAfter) * time.Millisecond}
+	out := &core.Error{Code: core.CodeNamed(e.Code), Reason: core.Reason(e.Reason), Text: e.Text, RetryAfter: time.Duration(e.RetryAfter) * time.Millisecond}
 	if s, err := strconv.Atoi(a.Header.Get("Retry-After")); err == nil && out.RetryAfter <= 0 {
 		out.RetryAfter = time.Duration(s) * time.Second
 	}
@@ -201,16 +201,6 @@ func refusalOf(a *http.Response, text []byte) error {
 		return &stale{error: out, epoch: e.Epoch, winner: e.Winner}
 	}
 	return out
-}
-
-// codeOf is the code called name; Internal if there is none.
-func codeOf(name string) core.Code {
-	for _, c := range core.Codes() {
-		if c.String() == name {
-			return c
-		}
-	}
-	return core.Internal
 }
 
 // tell takes down how a request went. A refusal is an answer: only what may be

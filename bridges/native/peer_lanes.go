@@ -318,7 +318,7 @@ func (l *lanes) settle(b *batch, answer []wire.RoomStored) {
 	for i, n := range b.lanes {
 		a, before := answer[i], n.stored
 		n.stored = min(a.Seq, n.sent) // a peer that says more has lost its mind, not we our log
-		if c := codeOf(a.Code); a.Code != "" && c != core.Conflict {
+		if c := core.CodeNamed(a.Code); a.Code != "" && c != core.Conflict {
 			n.stored = max(n.stored, before) // refused: that says nothing of what it has
 		}
 		if n.stored > before {
@@ -326,7 +326,7 @@ func (l *lanes) settle(b *batch, answer []wire.RoomStored) {
 		}
 		if n.stored < n.sent {
 			longest := longestNo
-			switch codeOf(a.Code) {
+			switch core.CodeNamed(a.Code) {
 			case core.StaleEpoch, core.Conflict:
 				longest = longestStale
 			}

@@ -245,17 +245,6 @@ func refusal(a *http.Response, text []byte) error {
 	if w.Code == core.StaleEpoch.String() {
 		return &client.Stale{Epoch: w.Epoch, Winner: w.Winner}
 	}
-	return errorOf(&w)
-}
-
-// errorOf is a wire.Error as the error that it was at the homeserver.
-func errorOf(w *wire.Error) error {
-	e := &core.Error{Code: core.Internal, Reason: core.Reason(w.Reason), Text: w.Text,
+	return &core.Error{Code: core.CodeNamed(w.Code), Reason: core.Reason(w.Reason), Text: w.Text,
 		RetryAfter: time.Duration(min(max(w.RetryAfter, 0), 3_600_000)) * time.Millisecond}
-	for _, c := range core.Codes() {
-		if c.String() == w.Code {
-			e.Code = c
-		}
-	}
-	return e
 }

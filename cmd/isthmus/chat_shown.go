@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/isthmus-chat/isthmus/converter"
@@ -323,7 +324,7 @@ func tameJSON(b []byte) []byte {
 	for len(b) > 0 {
 		r, n := utf8.DecodeRune(b)
 		if hidden(r) {
-			for _, u := range utf16Of(r) {
+			for _, u := range utf16.AppendRune(nil, r) {
 				out = fmt.Appendf(out, `\u%04x`, u)
 			}
 		} else {
@@ -335,14 +336,6 @@ func tameJSON(b []byte) []byte {
 }
 
 func hidden(r rune) bool { return r >= 0x7f && onScreen(r) < 0 }
-
-func utf16Of(r rune) []uint16 {
-	if r < 0x10000 {
-		return []uint16{uint16(r)}
-	}
-	r -= 0x10000
-	return []uint16{0xd800 + uint16(r>>10), 0xdc00 + uint16(r&0x3ff)}
-}
 
 // sortRooms puts rooms in the order in which they are shown.
 func sortRooms(rooms []chatRoom) {

@@ -28,10 +28,5 @@ func wireErrorOf(err error) wireError {
 
 // err is the way back: an error with the same code and text.
 func (w wireError) err() error {
-	for _, c := range core.Codes() {
-		if c.String() == w.Code {
-			return &core.Error{Code: c, Text: w.Text, RetryAfter: w.RetryAfter}
-		}
-	}
-	return &core.Error{Code: core.Internal, Text: w.Text}
+	return &core.Error{Code: core.CodeNamed(w.Code), Text: w.Text, RetryAfter: w.RetryAfter}
 }

@@ -182,10 +182,10 @@ func (c *Client) deliverOnce(ctx context.Context, id core.RoomID) (stale bool, e
 		switch {
 		case res.Error == nil:
 			c.settle(all[i], &res)
-		case codeNamed(res.Error.Code) == core.StaleEpoch:
+		case core.CodeNamed(res.Error.Code) == core.StaleEpoch:
 			return true, c.flush(ctx)
 		default:
-			refused := &core.Error{Code: codeNamed(res.Error.Code), Reason: core.Reason(res.Error.Reason), Text: res.Error.Text}
+			refused := &core.Error{Code: core.CodeNamed(res.Error.Code), Reason: core.Reason(res.Error.Reason), Text: res.Error.Text}
 			if err = refused; !core.Temporary(refused) {
 				c.settle(all[i], nil)
 			}
@@ -198,16 +198,6 @@ func (c *Client) deliverOnce(ctx context.Context, id core.RoomID) (stale bool, e
 		return c.deliverOnce(ctx, id)
 	}
 	return false, err
-}
-
-// codeNamed is the inverse of core.Code.String.
-func codeNamed(name string) core.Code {
-	for _, code := range core.Codes() {
-		if code.String() == name {
-			return code
-		}
-	}
-	return core.Internal
 }
 
 // settle ends the way of a message: accepted at its place, or, with nil, refused.
