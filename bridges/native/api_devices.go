@@ -222,7 +222,7 @@ func (a *api) showUser(c *call) (*wire.User, error) {
 	}
 	if !a.home(u.Domain()) {
 		ctx, cancel := context.WithTimeout(c.ctx(), peerTimeout)
-		err = a.peers.records(ctx, u.Domain(), wire.PeerRecords{Users: []core.UserURI{u}})
+		err = a.peers.records(ctx, u.Domain(), wire.PeerRecords{Domains: []string{u.Domain()}, Users: []core.UserURI{u}})
 		cancel()
 	}
 	out, verr := a.devicesOf(c.ctx(), u)

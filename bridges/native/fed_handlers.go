@@ -298,6 +298,7 @@ func (f *federation) giveGroupInfo(ctx context.Context, from string, in *wire.Pe
 	if _, err := inboxKey(in.Key); err != nil { // before a lease is spent on it
 		return nil, err
 	}
+	f.acquaint(ctx, from) // who joins may be the first of its homeserver that comes here
 	if err := f.takeRecords(ctx, []core.Identity{in.Proof}, func(domain string) bool { return domain == from }); err != nil {
 		return nil, err
 	}
