@@ -346,7 +346,7 @@ func given(r core.Reader, e *core.Event) (w wire.Event, held bool, err error) {
 	if !ok {
 		return w, false, nil
 	}
-	from, ok := endsEpoch(sealed.Message)
+	from, ok := core.EndsEpoch(sealed.Message)
 	if !ok {
 		return w, false, nil
 	}

@@ -2,7 +2,6 @@ package native
 
 import (
 	"bytes"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -517,39 +516,6 @@ func FuzzSmallJSON(f *testing.F) {
 		small := smallJSON(b)
 		if !small && bytes.Count(b, []byte(",")) <= maxItems && bytes.Count(b, []byte("["))+bytes.Count(b, []byte("{")) <= maxDepth {
 			t.Errorf("%q is not small", b)
-		}
-	})
-}
-
-// The message of a commit as RFC 9420 §6 frames it, and what is none.
-func TestEndsEpoch(t *testing.T) {
-	frame := func(wireFormat, sender, content byte, index bool) []byte {
-		b := []byte{0, 1, 0, wireFormat, 3, 'g', 'i', 'd', 0, 0, 0, 0, 0, 0, 0, 7, sender}
-		if index {
-			b = append(b, 0, 0, 0, 1)
-		}
-		return append(b, 2, 'a', 'd', content, 9, 9)
-	}
-	for name, c := range map[string]struct {
-		m  []byte
-		ok bool
-	}{
-		"commit": {frame(1, 1, 3, true), true}, "external commit": {frame(1, 4, 3, false), true}, "proposal": {frame(1, 1, 2, true), false},
-		"private": {frame(2, 1, 3, true), false}, "cut": {frame(1, 1, 3, true)[:15], false}, "empty": {nil, false},
-	} {
-		epoch, ok := endsEpoch(c.m)
-		if ok != c.ok || ok && epoch != 7 {
-			t.Errorf("%s: %d, %v", name, epoch, ok)
-		}
-	}
-}
-
-func FuzzEndsEpoch(f *testing.F) {
-	b, _ := base64.StdEncoding.DecodeString("AAEAAQNnaWQAAAAAAAAABwEAAAABAmFkAwkJ")
-	f.Add(b)
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, ok := endsEpoch(b); ok && len(b) < 16 {
-			t.Errorf("%x ends an epoch", b)
 		}
 	})
 }

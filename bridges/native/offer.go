@@ -97,7 +97,7 @@ func lost(ctx context.Context, gw bridges.Gateway, h *core.Handshake, err error)
 			return err
 		}
 		s.epoch = head.Authority.Epoch
-		from, ok := endsEpoch(h.Message)
+		from, ok := core.EndsEpoch(h.Message)
 		if !ok {
 			return nil
 		}

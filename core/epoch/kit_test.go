@@ -164,7 +164,7 @@ func (f *fakeRooms) examine(tx core.Tx, h *core.Handshake) (*fakeGroup, *change,
 	if len(h.Message) < 14 || cbor.Unmarshal(h.Message[14:], &c) != nil || c.Bad {
 		return nil, nil, core.Errorf(core.Invalid, "bad")
 	}
-	if e := epochOf(h.Message); e != g.Auth.Epoch {
+	if e, _ := core.EpochOf(h.Message); e != g.Auth.Epoch {
 		return nil, nil, core.Errorf(core.StaleEpoch, "stale")
 	}
 	return g, &c, nil

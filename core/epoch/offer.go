@@ -1,7 +1,6 @@
 package epoch
 
 import (
-	"encoding/binary"
 	"slices"
 	"strings"
 	"time"
@@ -49,28 +48,8 @@ func newOffer(h *core.Handshake, data []byte, tick uint64) *offer {
 	if device == "" {
 		device = h.Home
 	}
-	return &offer{id: h.ID(), data: data, home: h.Home, device: device, commit: len(h.Info) > 0, epoch: epochOf(h.Message), since: tick, newcomers: h.Newcomers}
-}
-
-// epochOf reads the epoch of an MLSMessage with a PublicMessage (RFC 9420 §6:
-// version, wire format, group ID, epoch); 0 if it is none.
-func epochOf(message []byte) uint64 {
-	if len(message) < 5 {
-		return 0
-	}
-	b := message[4:]
-	width := 1 << (b[0] >> 6) // of the length, RFC 9420 §2.1.2
-	if width > 4 || len(b) < width {
-		return 0
-	}
-	n := int(b[0] & 0x3f)
-	for _, c := range b[1:width] {
-		n = n<<8 | int(c)
-	}
-	if len(b) < width+n+8 {
-		return 0
-	}
-	return binary.BigEndian.Uint64(b[width+n:])
+	epoch, _ := core.EpochOf(h.Message)
+	return &offer{id: h.ID(), data: data, home: h.Home, device: device, commit: len(h.Info) > 0, epoch: epoch, since: tick, newcomers: h.Newcomers}
 }
 
 // propose takes a handshake that was offered to this homeserver.
@@ -134,7 +113,8 @@ func (m *Machine) run(r *room) error {
 func (m *Machine) unfit(r *room, h *core.Handshake, err error) error {
 	switch core.CodeOf(err) {
 	case core.StaleEpoch:
-		m.decision(r, h.ID(), epochOf(h.Message), err)
+		epoch, _ := core.EpochOf(h.Message)
+		m.decision(r, h.ID(), epoch, err)
 	case core.Unavailable:
 		m.decision(r, h.ID(), 0, err)
 	default:
