@@ -120,6 +120,12 @@ func (a *api) publish(b bridges.Batch) {
 
 func (a *api) signal(s core.Signal) { a.hub.signal(s) }
 
+// ready reports whether requests are answered: from start until its context ends.
+func (a *api) ready() bool {
+	run := a.running.Load()
+	return run != nil && run.ctx.Err() == nil
+}
+
 func (a *api) gw() bridges.Gateway { return a.running.Load().gw }
 
 func (a *api) register() {
@@ -204,8 +210,7 @@ func (a *api) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 var answered = any(new(nothing))
 
 func (a *api) answer(rt *route, c *call) (any, error) {
-	run := a.running.Load()
-	if run == nil || run.ctx.Err() != nil {
+	if !a.ready() {
 		return nil, core.Errorf(core.Unavailable, "the homeserver is not ready")
 	}
 	err := a.admit(rt, c)

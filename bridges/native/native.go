@@ -60,6 +60,9 @@ func New(cfg Config) (*Bridge, error) {
 // Handler serves devices: /v1/ and /.well-known/isthmus.
 func (b *Bridge) Handler() http.Handler { return b.api }
 
+// Ready reports whether the device API answers.
+func (b *Bridge) Ready() bool { return b.api.ready() }
+
 // Network implements bridges.Bridge.
 func (b *Bridge) Network() core.Network { return core.NetworkNative }
 

@@ -26,7 +26,7 @@ const maxHeader = 16 << 10
 func (h *house) handler(ready *readiness) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		io.WriteString(w, "This is Isthmus, a chat server for IRC clients whose channels link to Matrix rooms.\n")
+		io.WriteString(w, "This is Isthmus: encrypted rooms across homeservers, and channels for IRC clients that link to Matrix rooms.\n")
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
 	mux.HandleFunc("GET /readyz", ready.serve)
@@ -75,7 +75,8 @@ func serveUntil(ctx context.Context, s *http.Server, l net.Listener, grace time.
 // unauthenticated request must not write to the disk.
 const (
 	probeEvery = 5 * time.Second
-	probeTime  = 4 * time.Second // less than probeEvery, so that probes do not overlap
+	probeStart = 50 * time.Millisecond // until everything has started
+	probeTime  = 4 * time.Second       // less than probeEvery, so that probes do not overlap
 )
 
 // A readiness knows whether the server can do its work: the engine's loop
@@ -107,10 +108,14 @@ func (r *readiness) serve(w http.ResponseWriter, _ *http.Request) {
 // watch probes until ctx ends. The write goes the way every message goes: in
 // line, through the engine, into a transaction, onto the disk.
 func (r *readiness) watch(ctx context.Context, h *house) {
-	t := time.NewTicker(probeEvery)
+	t := time.NewTicker(probeStart)
 	defer t.Stop()
-	for {
-		r.last.Store(r.probe(ctx, h))
+	for started := false; ; {
+		s := r.probe(ctx, h)
+		if r.last.Store(s); s.Ready && !started {
+			started = true
+			t.Reset(probeEvery)
+		}
 		select {
 		case <-t.C:
 		case <-ctx.Done():

@@ -177,6 +177,9 @@ func (n *networks) listening() error {
 	if open, want := len(n.irc.Addrs()), len(n.cfg.IRC.Listeners); open != want {
 		return core.Errorf(core.Unavailable, "%d of %d listeners are open", open, want)
 	}
+	if !n.native.Ready() {
+		return core.Errorf(core.Unavailable, "the device API has not started")
+	}
 	return nil
 }
 
