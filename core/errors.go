@@ -122,7 +122,8 @@ func Errorf(c Code, format string, args ...any) error {
 	return e
 }
 
-// CodeOf returns the code of the first *Error that err wraps, else Internal.
+// CodeOf returns the code of the first *Error that err wraps, else Internal: of nil
+// too, so that any other code says that there is an error.
 func CodeOf(err error) Code {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Code

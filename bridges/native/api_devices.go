@@ -129,7 +129,7 @@ func (a *api) takeName(c *call, name string, u core.UserURI, token string) error
 	}
 	acc.User, acc.Created = u, a.cfg.Now()
 	_, err = a.gw().Do(c.ctx(), core.PutAccount{Account: acc, Create: true})
-	if core.CodeOf(err) == core.Conflict && err != nil {
+	if core.CodeOf(err) == core.Conflict {
 		return taken
 	}
 	return err
@@ -246,7 +246,7 @@ func (a *api) ownHomeserver(c *call) (*wire.Homeserver, error) {
 func (a *api) showHomeserver(c *call) (*wire.Homeserver, error) {
 	domain := c.r.PathValue("domain")
 	out, err := a.homeserver(c.ctx(), domain)
-	if core.CodeOf(err) != core.NotFound || a.home(domain) || err == nil {
+	if core.CodeOf(err) != core.NotFound || a.home(domain) {
 		return out, err
 	}
 	ctx, cancel := context.WithTimeout(c.ctx(), peerTimeout)

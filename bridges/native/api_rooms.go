@@ -185,7 +185,7 @@ func (a *api) roomFor(c *call, id core.RoomID) (*wire.Room, error) {
 	var w wire.Room
 	err := a.gw().View(c.ctx(), func(r core.Reader) error {
 		room, err := r.Room(id)
-		if core.CodeOf(err) == core.NotFound && err != nil {
+		if core.CodeOf(err) == core.NotFound {
 			return errNoRoom
 		}
 		if err != nil {
@@ -288,7 +288,7 @@ func (a *api) typing(c *call, in *wire.Typing) (*nothing, error) {
 // mustBeIn is presence for what only those in the room may do.
 func (v *view) mustBeIn(room core.RoomID, u core.UserURI) (presence, error) {
 	p, err := v.presence(room, u)
-	if core.CodeOf(err) == core.NotFound && err != nil || err == nil && !p.in {
+	if core.CodeOf(err) == core.NotFound || err == nil && !p.in {
 		err = errNoRoom
 	}
 	return p, err
@@ -351,7 +351,7 @@ func given(r core.Reader, e *core.Event) (w wire.Event, held bool, err error) {
 		return w, false, nil
 	}
 	w.Certificate, err = epoch.CertificateOf(r, e.Room, from+1)
-	if core.CodeOf(err) == core.NotFound && err != nil {
+	if core.CodeOf(err) == core.NotFound {
 		return w, true, nil
 	}
 	return w, false, err

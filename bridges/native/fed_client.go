@@ -150,7 +150,7 @@ func (f *federation) acquaint(ctx context.Context, domain string) {
 		_, err := core.HomeserverOf(r, domain)
 		return err
 	})
-	if core.CodeOf(err) == core.NotFound && err != nil {
+	if core.CodeOf(err) == core.NotFound {
 		ctx, cancel := context.WithTimeout(ctx, quickTime)
 		defer cancel()
 		if err := f.fetch(ctx, domain); err != nil {

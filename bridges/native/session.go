@@ -148,7 +148,7 @@ func (a *api) sessionBy(c *call, hash [32]byte) (s core.Session, err error) {
 		return err
 	})
 	switch {
-	case err != nil && core.CodeOf(err) == core.NotFound:
+	case core.CodeOf(err) == core.NotFound:
 		return s, errNoSession
 	case err != nil:
 		return s, err

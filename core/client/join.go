@@ -291,9 +291,6 @@ func (c *Client) makeExternal(ctx context.Context, id core.RoomID, code string) 
 	o := group.ExternalOptions{RatchetTree: state.Tree, Resync: true, LeafExtensions: c.self.leafExtensions()}
 	for _, b := range state.Pending[:min(len(state.Pending), mls.MaxPending)] {
 		a, err := mls.ParseAuthenticatedContent(b) // homeservers keep no membership tags
-		if m, merr := mls.Parse(b); merr == nil && m.Public != nil {
-			a, err = &m.Public.AuthenticatedContent, nil
-		}
 		if err == nil && a.Content.Proposal != nil && a.Content.Proposal.Type == mls.ProposalSelfRemove {
 			o.Pending = append(o.Pending, a)
 		}

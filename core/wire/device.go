@@ -226,9 +226,9 @@ type GroupInfo struct {
 // GroupState is what GroupInfo holds, sealed.
 type GroupState struct {
 	Epoch   uint64   `json:"epoch"`
-	Info    []byte   `json:"info"`
-	Tree    []byte   `json:"tree"`
-	Pending [][]byte `json:"pending,omitempty"`
+	Info    []byte   `json:"info"`              // MLSMessage with the GroupInfo, without the tree
+	Tree    []byte   `json:"tree"`              // in the form of the extension
+	Pending [][]byte `json:"pending,omitempty"` // SelfRemoves that wait, each an AuthenticatedContent (RFC 9420 §6)
 }
 
 // Tree answers GET /v1/rooms/{room}/tree?epoch=N: the ratchet tree in the form of
