@@ -64,7 +64,7 @@ func (a *chatApp) lettersCommand() *cobra.Command {
 			return a.show(letters, func(w io.Writer) {
 				for i := range letters {
 					at := time.UnixMilli(letters[i].At).Format("2006-01-02 15:04")
-					fmt.Fprintf(w, "%s  %s\n", at, letterText(&letters[i], chat.Self().User.Domain()))
+					fmt.Fprintf(w, "%s  %s\n", at, letterText(&letters[i], chat.Self().User.Domain(), true))
 				}
 			})
 		}),

@@ -439,7 +439,7 @@ func updateText(u *client.Update, home string) string {
 	case client.DeviceOut:
 		return "device " + u.Device.ID() + " of " + who + " can read no more"
 	case client.NewLetter:
-		return letterText(u.Letter, home)
+		return letterText(u.Letter, home, false)
 	case client.UnlinkedDevice, client.Equivocation:
 		return who + ", device " + u.Device.ID() + ": " + text
 	case client.Alarm, client.Halted, client.Resynced, client.Unheard:
@@ -448,22 +448,39 @@ func updateText(u *client.Update, home string) string {
 	return ""
 }
 
-func letterText(l *client.Letter, home string) string {
+// letterText is a letter in one line, with what to do in a shell or in the
+// terminal client.
+func letterText(l *client.Letter, home string, shell bool) string {
 	if l == nil {
 		return ""
 	}
 	from := shortUser(l.From, home)
 	switch l.Kind {
 	case client.LetterInvitation:
-		return from + " invites you: /join " + screenLine(string(l.Room)+" "+l.Code)
+		join := "/join " + string(l.Room) + " " + l.Code
+		if shell {
+			join = "isthmus chat join " + shellWord(string(l.Room)) + " --code " + shellWord(l.Code)
+		}
+		return from + " invites you: " + screenLine(join)
 	case client.LetterConsent:
 		if l.Text == "request" {
-			return from + " asks to be let add you to rooms: isthmus chat consent " + screenLine(string(l.From)) + " yes"
+			return from + " asks to be let add you to rooms: isthmus chat consent " + shellWord(screenLine(string(l.From))) + " yes"
 		}
 	case client.LetterKnock:
 		return from + " asks to be let into " + screenLine(string(l.Room))
 	}
 	return from + ": " + screenLine(l.Text)
+}
+
+// shellWord quotes s for a shell if it has to be: who wrote it may be anybody.
+func shellWord(s string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-._:/@%", r)
+	}
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // Listen implements chatter.

@@ -79,6 +79,10 @@ func TestChatUpdates(t *testing.T) {
 			t.Errorf("a letter is %q, want %q", got, want)
 		}
 	}
+	l := &client.Letter{Kind: client.LetterInvitation, From: chatBob, Room: "mimi://a.example/r/$(id)", Code: "it's; id"}
+	if got, want := letterText(l, "b.example", true), `bob invites you: isthmus chat join 'mimi://a.example/r/$(id)' --code 'it'\''s; id'`; got != want {
+		t.Errorf("a letter is %q in a shell, want %q", got, want)
+	}
 	if got := domainName([]byte{0xff, 0x01}) + domainName([]byte("mimi://a.example/g/x")); got != "ff01mimi://a.example/g/x" {
 		t.Errorf("security domains: %s", got)
 	}

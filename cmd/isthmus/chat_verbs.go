@@ -481,7 +481,7 @@ nobody stands between you. Of a user with several devices: USER/first-letters.`,
 				if v.Verified {
 					fmt.Fprintf(w, "Verified %s.\n", device.ID())
 				} else {
-					fmt.Fprintln(w, "Not verified. Once they were compared: isthmus chat verify --yes")
+					fmt.Fprintf(w, "Not verified. Once they were compared: isthmus chat verify %s --yes\n", screenLine(args[0]))
 				}
 			})
 		}),
@@ -523,7 +523,8 @@ counts as read. Of one room, or of all.`,
 		return a.tail(ctx, chat, args, &t)
 	})
 	f := cmd.Flags()
-	f.IntVar(&t.limit, "limit", math.MaxInt, "end after so many lines")
+	f.IntVar(&t.limit, "limit", math.MaxInt, "end after so many lines (default never)")
+	f.Lookup("limit").DefValue = "0" // which help does not show
 	f.DurationVar(&t.lasts, "for", 0, "end after so long; 0 = never")
 	f.Uint64Var(&t.since, "since", 0, "begin after this place (seq), read or not, with what one said oneself")
 	return cmd

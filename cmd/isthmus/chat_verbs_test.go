@@ -99,7 +99,7 @@ func TestChatVerbs(t *testing.T) {
 			t.Errorf("never did %q; did %q", want, r.chat.did)
 		}
 	}
-	r.says("bob@b.example invites you: /join mimi://a.example/r/garden sesame", "letters")
+	r.says("bob@b.example invites you: isthmus chat join mimi://a.example/r/garden --code sesame", "letters")
 	r.says(`"code": "sesame"`, "letters", "--json")
 	r.says("You left #lobby.", "leave", "#lobby")
 	r.says("opens the room no more", "code", "garden", "--drop", "opensesame")

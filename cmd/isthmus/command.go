@@ -104,7 +104,7 @@ func explain(err error) string {
 func (c *cli) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "isthmus",
-		Short:         "A chat server for IRC clients whose channels link to Matrix rooms",
+		Short:         "Encrypted rooms across homeservers, and channels for IRC clients that link to Matrix rooms",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRun: func(*cobra.Command, []string) {

@@ -22,7 +22,7 @@ func TestChatConsent(t *testing.T) {
 	}
 	r.chat("bob@a.example", "rooms") // takes the letter, and does not lose it
 	letters := r.chat("bob@a.example", "letters")
-	join := regexp.MustCompile(`alice invites you: /join (mimi://a\.example/r/\S+) (\S+)`).FindStringSubmatch(letters)
+	join := regexp.MustCompile(`alice invites you: isthmus chat join (mimi://a\.example/r/\S+) --code (\S+)`).FindStringSubmatch(letters)
 	if join == nil {
 		t.Fatalf("bob's letters: %s", letters)
 	}
