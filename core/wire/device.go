@@ -39,7 +39,7 @@ type PutRecord struct {
 	Record []byte `json:"record"`
 }
 
-// OpenSession is POST /v1/sessions. A device asks twice: first with its name
+// OpenSession is POST /v1/sessions. A device asks twice: first with its URI
 // alone, then with the challenge of the answer and its signature
 // "isthmus session" over the challenge. A user without a device gives
 // Account and Password, and may use Channels only.
