@@ -69,7 +69,10 @@ func (c *Client) round(ctx context.Context, wait time.Duration) (more bool, err 
 	if err != nil {
 		return false, err
 	}
-	if c.reading || c.rounds != turn {
+	switch {
+	case c.rounds != turn:
+		return true, nil
+	case c.reading:
 		return true, c.wait(ctx, firstBackoff)
 	}
 	c.rounds++
