@@ -33,12 +33,14 @@ type chatUI struct {
 	home string // domain of the user
 
 	rooms []chatRoom
-	open  core.RoomID // "" = none yet
+	open  core.RoomID // "" = none
+	began bool        // one was open
 	lines map[core.RoomID][]chatLine
 	ended map[core.RoomID]bool // there is nothing older
 	up    int                  // screen lines that the end is scrolled away
 
 	input  textinput.Model
+	drafts map[core.RoomID]string // what was begun to be written in rooms that are not open
 	panel  *uiPanel
 	status string // "" = connected
 	note   uiNote
@@ -77,10 +79,11 @@ type (
 		lines  []chatLine
 		err    error
 	}
-	// uiDone is what an action came to. typed is put back if it failed.
+	// uiDone is what an action came to. typed is put back in its room if it failed.
 	uiDone struct {
 		said, typed string
-		open        core.RoomID
+		room        core.RoomID // where it was done
+		open        core.RoomID // to be opened
 		err         error
 	}
 	uiShow struct {
@@ -97,7 +100,7 @@ func newChatUI(ctx context.Context, chat chatter, style uiStyle) *chatUI {
 	in.Cursor.SetMode(cursor.CursorStatic) // one that blinks draws the screen twice a second
 	in.Focus()
 	return &chatUI{chat: chat, ctx: ctx, self: self, home: self.User.Domain(), input: in, style: style, status: "connecting",
-		lines: map[core.RoomID][]chatLine{}, ended: map[core.RoomID]bool{}, width: 80, height: 24, now: time.Now}
+		lines: map[core.RoomID][]chatLine{}, ended: map[core.RoomID]bool{}, drafts: map[core.RoomID]string{}, width: 80, height: 24, now: time.Now}
 }
 
 // Init implements tea.Model.
@@ -139,6 +142,8 @@ func (u *chatUI) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 
 // key does what a key asks for; those that edit go to the compose line.
 func (u *chatUI) key(k tea.KeyMsg) tea.Cmd {
+	// What arrives in one go is text: a word is not the key that is called like it.
+	k.Paste = k.Paste || k.Type == tea.KeyRunes && len(k.Runes) > 1
 	if k.String() == "ctrl+c" {
 		return tea.Quit
 	}
@@ -261,11 +266,25 @@ func (u *chatUI) nextUnread() tea.Cmd {
 	return nil
 }
 
+// turn turns to a room, or to none. What was begun to be written stays in the room
+// for which it was meant: nothing that was typed for one is ever said in another.
+func (u *chatUI) turn(room core.RoomID) {
+	if u.panel, u.up = nil, 0; room == u.open {
+		return
+	}
+	if u.drafts[u.open] = u.input.Value(); u.drafts[u.open] == "" {
+		delete(u.drafts, u.open)
+	}
+	u.open, u.began = room, u.began || room != ""
+	u.input.SetValue(u.drafts[room])
+	u.input.CursorEnd()
+}
+
 func (u *chatUI) openRoom(room core.RoomID) tea.Cmd {
 	if room == "" {
 		return nil
 	}
-	u.open, u.up, u.panel = room, 0, nil
+	u.turn(room)
 	if len(u.lines[room]) == 0 {
 		return tea.Batch(u.loadHistory(room, 0), u.markRead())
 	}
@@ -328,16 +347,18 @@ func (u *chatUI) act(f func(context.Context) tea.Msg) tea.Cmd {
 
 func (u *chatUI) takeRooms(rooms []chatRoom) tea.Cmd {
 	sortRooms(rooms)
+	was := u.room()
 	u.rooms = rooms
-	if u.room() == nil {
-		u.open = ""
+	if was != nil && u.room() == nil {
+		u.alarm("You are no longer in " + screenLine(was.Name) + ".")
+		u.turn("")
 	}
 	for _, r := range rooms {
 		for _, w := range r.Warnings {
 			u.alarm(screenLine(r.Name) + ": " + w)
 		}
 	}
-	if u.open == "" && len(rooms) > 0 {
+	if !u.began && len(rooms) > 0 { // later rooms change only when the user says so
 		return u.openRoom(rooms[0].Room)
 	}
 	return u.markRead()
@@ -410,7 +431,11 @@ func (u *chatUI) takeDone(m uiDone) tea.Cmd {
 	u.busy = max(u.busy-1, 0)
 	if m.err != nil {
 		u.fail(m.err)
-		if m.typed != "" && u.input.Value() == "" {
+		switch {
+		case m.typed == "" || m.room != u.open && u.drafts[m.room] != "":
+		case m.room != u.open:
+			u.drafts[m.room] = m.typed
+		case u.input.Value() == "":
 			u.input.SetValue(m.typed)
 			u.input.CursorEnd()
 		}
@@ -419,12 +444,15 @@ func (u *chatUI) takeDone(m uiDone) tea.Cmd {
 	if m.said != "" {
 		u.say("%s", m.said)
 	}
-	if m.open == "" {
-		return u.loadRooms()
+	switch {
+	case m.open != "":
+		u.turn(m.open)
+		return tea.Batch(u.loadRooms(), u.loadHistory(m.open, 0))
+	case m.room != "":
+		if m.room == u.open {
+			u.up = 0
+		}
+		return tea.Batch(u.loadRooms(), u.loadHistory(m.room, 0))
 	}
-	u.up = 0
-	if m.open != u.open {
-		u.open, u.panel = m.open, nil
-	}
-	return tea.Batch(u.loadRooms(), u.loadHistory(m.open, 0))
+	return u.loadRooms()
 }

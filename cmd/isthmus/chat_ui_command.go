@@ -90,11 +90,11 @@ func (u *chatUI) send(text, typed, kind string, slash bool) tea.Cmd {
 		sent, err := chat.Send(ctx, room, []string{text}, kind)
 		switch {
 		case len(sent) == 1 && sent[0].Waiting:
-			return uiDone{said: "Not sent yet: " + explain(err) + ". It goes out by itself.", open: room}
+			return uiDone{said: "Not sent yet: " + explain(err) + ". It goes out by itself.", room: room}
 		case err == nil && len(sent) == 1 && sent[0].Error != nil:
 			err = sent[0].Error.err()
 		}
-		return uiDone{open: room, typed: typed, err: err}
+		return uiDone{room: room, typed: typed, err: err}
 	})
 }
 
@@ -160,6 +160,7 @@ func (u *chatUI) cmdLeave([]string) tea.Cmd {
 	chat, room := u.chat, *u.room()
 	u.panel = &uiPanel{title: "Leave " + screenLine(room.Name) + "?", lines: []string{"You will read nothing more of it.", "", "[y] leave   [any other key] stay"},
 		yes: func() tea.Cmd {
+			u.turn("")
 			return u.act(func(ctx context.Context) tea.Msg {
 				return uiDone{said: "You left " + screenLine(room.Name) + ".", err: chat.Leave(ctx, room.Room)}
 			})
@@ -184,7 +185,7 @@ func (u *chatUI) cmdInvite(args []string) tea.Cmd {
 	chat, room := u.chat, u.open
 	return u.act(func(ctx context.Context) tea.Msg {
 		claims, err := chat.Invite(ctx, room, users)
-		return uiDone{said: invitedText(claims, u.home), open: room, err: err}
+		return uiDone{said: invitedText(claims, u.home), room: room, err: err}
 	})
 }
 
@@ -229,7 +230,7 @@ func (u *chatUI) cmdRemove(args []string) tea.Cmd {
 	}
 	chat, room := u.chat, u.open
 	return u.act(func(ctx context.Context) tea.Msg {
-		return uiDone{said: "Removed " + strings.Join(args, ", ") + ".", open: room, err: chat.Remove(ctx, room, users)}
+		return uiDone{said: "Removed " + strings.Join(args, ", ") + ".", room: room, err: chat.Remove(ctx, room, users)}
 	})
 }
 

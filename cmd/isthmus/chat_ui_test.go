@@ -346,10 +346,50 @@ func TestChatUINews(t *testing.T) {
 	r.sees("! second warning")
 	r.key(tea.KeyEsc)
 	r.seesNot("warning")
-	// A room that we were taken out of is shown no more.
+	// A room that we were taken out of is shown no more, and what was meant for it is
+	// said nowhere else.
+	r.update(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("a secret")})
 	r.update(uiNews{Rooms: rooms[:1], Changed: true})
-	r.sees("> OPEN #lobby")
-	r.seesNot("garden")
+	r.sees("! You are no longer in garden.", "  OPEN #lobby")
+	r.seesNot("> OPEN #lobby", "a secret", "NOT ENCRYPTED")
+	r.key(tea.KeyEnter)
+	r.key(tea.KeyCtrlN)
+	r.sees("> OPEN #lobby", "NOT ENCRYPTED> ")
+	r.seesNot("a secret")
+	r.key(tea.KeyEnter)
+	for _, did := range r.chat.did {
+		if strings.HasPrefix(did, "send") {
+			t.Errorf("did %s", did)
+		}
+	}
+}
+
+// What is typed stays with its room, also what failed there.
+func TestChatUIDrafts(t *testing.T) {
+	r := newUIRig(t)
+	text := func(s string) { r.update(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune(s)}) }
+	text("for the lobby")
+	r.key(tea.KeyCtrlN)
+	text("for the garden")
+	r.sees("encrypted> for the garden")
+	r.seesNot("for the lobby")
+	r.update(uiDone{typed: "said before", room: chatLobby, err: core.Errorf(core.Denied, "no")}) // an older draft stays
+	r.key(tea.KeyCtrlP)
+	r.sees("NOT ENCRYPTED> for the lobby")
+	r.key(tea.KeyCtrlU)
+	r.update(uiDone{typed: "said in the garden", room: chatGarden, err: core.Errorf(core.Denied, "no")})
+	r.seesNot("said in the garden", "for the garden")
+	r.key(tea.KeyCtrlN)
+	r.sees("encrypted> for the garden")
+}
+
+// A word that arrives in one go, as over a slow line, is not the key of that name.
+func TestChatUIWordsAreNotKeys(t *testing.T) {
+	r := newUIRig(t)
+	for _, w := range []string{"go", " ", "home", " ", "down", " ", "tab", " ", "enter", " ", "esc"} {
+		r.update(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune(w)})
+	}
+	r.sees("> go home down tab enter esc")
 }
 
 func TestChatUISend(t *testing.T) {
