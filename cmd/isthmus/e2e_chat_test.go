@@ -22,7 +22,8 @@ func (r *rig) chats(who string, env ...string) *chatScreen {
 	dir := r.t.TempDir()
 	s := &chatScreen{&irssi{t: r.t, socket: filepath.Join(dir, "tmux")}, who}
 	r.t.Cleanup(func() { exec.Command("tmux", "-S", s.socket, "kill-server").Run() })
-	args := append([]string{"-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "env", "LANG=C.UTF-8"}, env...)
+	// Where CI is set the terminal library draws without colours.
+	args := append([]string{"-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "env", "-u", "CI", "LANG=C.UTF-8"}, env...)
 	s.tmux(append(args, r.binary, "chat", "--dir", filepath.Join(r.dir, "chat"), "--as", who, "--key-file", r.chatKey(who))...)
 	s.sees("isthmus chat  "+who, "connected")
 	return s
