@@ -70,6 +70,7 @@ type originKey struct {
 type roomState struct {
 	Room
 	key     logKey
+	log     uint64 // its incarnation
 	head    uint64
 	last    time.Time // when head was accepted: acceptance never runs backwards
 	members map[UserURI]*Member
@@ -133,6 +134,8 @@ func (e *Engine) Apply(tx Tx, now time.Time, in Input) (Output, error) {
 		return e.peerEvents(tx, now, in)
 	case PeerStored:
 		return e.peerStored(tx, now, in)
+	case NewLog:
+		return e.newLog(tx, now, in)
 	case PutWelcome:
 		return e.putWelcome(tx, now, in)
 	case DropWelcome:
@@ -232,7 +235,7 @@ func (e *Engine) stage(r *roomState, now time.Time, env Envelope, c *Control) *E
 	if now.After(r.last) {
 		r.last = now
 	}
-	ev := &Event{Envelope: env, Seq: r.head, ID: r.key.at(r.head), Accepted: r.last, Control: c}
+	ev := &Event{Envelope: env, Seq: r.head, ID: r.key.at(r.head), Log: r.log, Accepted: r.last, Control: c}
 	if ms := ev.Sent.UnixMilli(); ev.Sent.IsZero() || ms < 0 || ms > maxSent {
 		ev.Sent = now
 	}

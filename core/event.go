@@ -76,6 +76,7 @@ type Event struct {
 	Accepted time.Time
 	Deleted  bool     // a tombstone: ID, who and when stay, the bytes are gone
 	Control  *Control // decoded when Body is a Signed of ContentControl, else nil
+	Log      uint64   // incarnation of the log that the ID names, see LogOf
 	Home     string   // the homeserver that accepted it from its device, "" = this one; the ID names its log
 }
 

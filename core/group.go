@@ -125,7 +125,12 @@ func (e *Engine) group(tx Tx, id RoomID) (*roomState, error) {
 		} else if err != nil {
 			return nil, asBroken(err)
 		}
+		log, err := LogOf(tx, id)
+		if err != nil {
+			return nil, asBroken(err)
+		}
 		r.group = g
+		r.begin(e.cfg.Homeserver, log)
 	}
 	return r, nil
 }

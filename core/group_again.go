@@ -38,6 +38,8 @@ type peerLog struct {
 	_      struct{} `cbor:",toarray"`
 	At     uint64
 	Passed []uint64 // places, rising: too late for the room, and not known there yet
+	Log    uint64   // incarnation of that log
+	Mark   uint64   // MarkOf what it has at At; 0 = not known
 }
 
 // known returns l without what the other side knows of: its request goes on behind it.

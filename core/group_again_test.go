@@ -91,7 +91,7 @@ func TestGroupPassedIsNamed(t *testing.T) {
 	w.b.restart()
 	want(t, w.tell(late...).Passed, late[0].Seq, late[1].Seq) // it died before it answered
 	next := core.PeerEvent{Seq: forged.Seq + 1, Prev: late[0].Seq, Sender: bobB, Message: late[0].Message}
-	want(t, w.tell(next).Passed, late[1].Seq) // the first of them is known
+	want(t, w.tell(late[1], forged, next).Passed, late[1].Seq) // the first of them is known
 	next.Prev = forged.Seq
 	want(t, w.tell(next).Passed)
 	w.b.restart()

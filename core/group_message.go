@@ -77,32 +77,13 @@ func (e *Engine) peerEvents(tx Tx, now time.Time, in PeerEvents) (Output, error)
 	if err != nil {
 		return Output{}, err
 	}
-	is := was.known(in.Events)
-	log := logID(in.Room, in.From)
 	var out Output
-	for i := range in.Events {
-		p := &in.Events[i]
-		if p.Seq <= is.At {
-			continue
-		}
-		if p.Prev > is.At && is.At > 0 {
-			err = Errorf(Conflict, "something before these messages is missing")
-			break
-		}
-		var take bool
-		if take, err = g.takes(in.From, p, &is); err != nil {
-			break
-		}
-		if is.At = p.Seq; !take {
-			continue
-		}
-		env := Envelope{Room: in.Room, Sender: p.Sender, Origin: Origin{Network: NetworkNative}, Sent: time.UnixMilli(p.Accepted), Body: Sealed{Message: p.Message}}
-		ev := e.stage(r, now, env, nil)
-		ev.Home, ev.ID = in.From, log.at(p.Seq)
-		out.Events = append(out.Events, ev)
+	is, err := was.follow(&in)
+	if err == nil {
+		out.Events, err = e.takeEvents(r, now, &in, &is)
 	}
-	out.Stored, out.Passed = is.At, is.Passed
-	if is.At == was.At && len(is.Passed) == len(was.Passed) {
+	out.Stored, out.Passed, out.Log, out.Mark = is.At, is.Passed, is.Log, is.Mark
+	if is.At == was.At && len(is.Passed) == len(was.Passed) && (is.Log == was.Log || err != nil) {
 		return out, err
 	}
 	g.stored[in.From] = is
@@ -113,6 +94,37 @@ func (e *Engine) peerEvents(tx Tx, now time.Time, in PeerEvents) (Output, error)
 		out.Stopped = CodeOf(err)
 	}
 	return out, nil
+}
+
+// takeEvents takes what goes on from is, up to the first that has to wait.
+func (e *Engine) takeEvents(r *roomState, now time.Time, in *PeerEvents, is *peerLog) (out []*Event, err error) {
+	log := logIDOf(in.Room, in.From, in.Log)
+	var last *PeerEvent
+	for i := range in.Events {
+		p := &in.Events[i]
+		if p.Seq <= is.At {
+			continue
+		}
+		if p.Prev > is.At && is.At > 0 {
+			err = errGap
+			break
+		}
+		var take bool
+		if take, err = r.group.takes(in.From, p, is); err != nil {
+			break
+		}
+		if is.At, last = p.Seq, p; !take {
+			continue
+		}
+		env := Envelope{Room: in.Room, Sender: p.Sender, Origin: Origin{Network: NetworkNative}, Sent: time.UnixMilli(p.Accepted), Body: Sealed{Message: p.Message}}
+		ev := e.stage(r, now, env, nil)
+		ev.Home, ev.Log, ev.ID = in.From, in.Log, log.at(p.Seq)
+		out = append(out, ev)
+	}
+	if last != nil {
+		is.Mark = MarkOf(last.Message)
+	}
+	return out, err
 }
 
 // takes says whether a message is taken or passed over; an error stops before it.

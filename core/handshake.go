@@ -158,10 +158,13 @@ type (
 	// messages are of an epoch that has not begun here; try again soon.
 	// Output.Passed are places whose messages were passed over because their
 	// epoch ended too long ago: until a batch begins behind them they are named
-	// in every answer.
+	// in every answer. Log is the incarnation of From's log: a higher one than
+	// before takes the place of what is behind the first Prev. Conflict: a lower one,
+	// a gap, or another message at Stored than Output.Mark names.
 	PeerEvents struct {
 		From   string
 		Room   RoomID
+		Log    uint64
 		Events []PeerEvent
 	}
 	// PutWelcome takes a Welcome that another homeserver has for devices here: a
@@ -180,6 +183,13 @@ type (
 		Room   RoomID
 		Seq    uint64
 		Passed []uint64
+	}
+	// NewLog begins a new incarnation of this homeserver's log of Room, because it
+	// has lost something of incarnation Was that it said to others. If another has
+	// begun meanwhile, that one stays. Output.Log is the one that counts.
+	NewLog struct {
+		Room RoomID
+		Was  uint64
 	}
 )
 

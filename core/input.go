@@ -80,6 +80,7 @@ func (PeerMessages) input()     {}
 func (Tick) input()             {}
 func (PeerEvents) input()       {}
 func (PeerStored) input()       {}
+func (NewLog) input()           {}
 func (PutDevice) input()        {}
 func (PutHomeserver) input()    {}
 func (PutSession) input()       {}
@@ -107,6 +108,8 @@ type Output struct {
 	Missing   []string    // homeservers whose records an approval waits for
 	Stored    uint64      // of PeerEvents
 	Passed    []uint64    // of PeerEvents: places that came too late, not known there yet
+	Log       uint64      // of PeerEvents: incarnation of what is stored; of NewLog: of our log from now on
+	Mark      uint64      // of PeerEvents: MarkOf the message at Stored; 0 = not known
 	Stopped   Code        // of PeerEvents: why it stopped at Stored; Internal = it did not
 	Left      int         // of PutKeyPackages
 	Claims    []Claim

@@ -107,7 +107,7 @@ func splitURI(s, kind string) (domain, path string, err error) {
 }
 
 // An EventID names an event everywhere: eight octets for the log it stands in
-// (room and originating homeserver), eight for its place there. So the ID leads
+// (room, originating homeserver and incarnation), eight for its place there. So the ID leads
 // to the row without an index, and is the same after a restart.
 type EventID [16]byte
 
@@ -127,6 +127,14 @@ func logID(room RoomID, homeserver string) (k logKey) {
 	h := sha256.Sum256([]byte("isthmus log\x00" + string(room) + "\x00" + homeserver))
 	copy(k[:], h[:8])
 	return k
+}
+
+// logIDOf is logID for an incarnation of a log; the first one is 0.
+func logIDOf(room RoomID, homeserver string, log uint64) logKey {
+	if log == 0 {
+		return logID(room, homeserver)
+	}
+	return logID(room, homeserver+"\x00"+numberKey(log))
 }
 
 func (k logKey) at(seq uint64) (id EventID) {

@@ -155,10 +155,17 @@ func AppendRecord(b []byte, e *Event) []byte {
 	case Sealed:
 		b = append(b, recordVersion, flagSealed)
 		h := make([]byte, 0, 256)
-		h = cborText(cborText(append(h, 0x80|sealedFields), string(e.Room)), string(e.Sender))
+		fields := byte(sealedFields)
+		if e.Log == 0 {
+			fields--
+		}
+		h = cborText(cborText(append(h, 0x80|fields), string(e.Room)), string(e.Sender))
 		h = cborInt(h, e.Sent.UnixMilli())
 		h = cborText(cborText(h, string(e.Origin.Network)), e.Origin.ID)
 		h = cborHead(cborText(h, e.Home), 0x00, e.ID.Seq())
+		if e.Log != 0 {
+			h = cborHead(h, 0x00, e.Log)
+		}
 		part(h)
 		part(body.Message)
 	case Signed:
@@ -220,8 +227,9 @@ func ReadRecord(b []byte, seq uint64, accepted time.Time, homeserver string) (Ev
 	return e, nil
 }
 
-// sealedFields: [room, sender, sent ms, network, origin ID, home, place in home's log].
-const sealedFields = 7
+// sealedFields: [room, sender, sent ms, network, origin ID, home, place in home's log,
+// incarnation of that log]; the last one is there when it is not 0.
+const sealedFields = 8
 
 func readSealed(e Event, header, message []byte, homeserver string) (Event, error) {
 	r := cborReader{b: header, all: string(header)}
@@ -230,13 +238,16 @@ func readSealed(e Event, header, message []byte, homeserver string) (Event, erro
 	e.Origin = Origin{Network: Network(r.text()), ID: r.text()}
 	e.Home = r.text()
 	_, place := r.head()
-	if r.bad || len(r.b) != 0 || major != 0x80 || n != sealedFields {
+	if n == sealedFields {
+		_, e.Log = r.head()
+	}
+	if r.bad || len(r.b) != 0 || major != 0x80 || n != sealedFields && n != sealedFields-1 {
 		return e, Errorf(Internal, "stored event %d is broken", e.Seq)
 	}
 	if e.Home != "" {
 		homeserver = e.Home
 	}
-	e.ID = NewEventID(e.Room, homeserver, place)
+	e.ID = logIDOf(e.Room, homeserver, e.Log).at(place)
 	e.Body = Sealed{Message: message}
 	return e, nil
 }

@@ -21,6 +21,7 @@ const (
 	majorArray = 0x80
 	majorMap   = 0xa0
 
+	roomFields  = 3 // of a wire.RoomEvents
 	eventFields = 5 // of a core.PeerEvent
 )
 
@@ -47,7 +48,8 @@ func appendEvents(b []byte, rooms []wire.RoomEvents) []byte {
 	b = appendText(appendHead(b, majorMap, 1), "rooms")
 	b = appendHead(b, majorArray, uint64(len(rooms)))
 	for i := range rooms {
-		b = appendText(appendHead(b, majorArray, 2), string(rooms[i].Room))
+		b = appendText(appendHead(b, majorArray, roomFields), string(rooms[i].Room))
+		b = appendHead(b, majorUint, rooms[i].Log)
 		b = appendHead(b, majorArray, uint64(len(rooms[i].Events)))
 		for j := range rooms[i].Events {
 			e := &rooms[i].Events[j]
@@ -160,12 +162,13 @@ func parseEvents(b []byte) ([]wire.RoomEvents, error) {
 
 func (r *eventsReader) room() (out wire.RoomEvents, err error) {
 	bad := core.Errorf(core.Invalid, "the body is not the CBOR that belongs here")
-	if r.head(majorArray) != 2 {
+	if r.head(majorArray) != roomFields {
 		return out, bad
 	}
 	if out.Room, err = core.ParseRoomID(string(r.octets(majorText))); err != nil {
 		return out, err
 	}
+	out.Log = r.head(majorUint)
 	n := r.head(majorArray)
 	if n > maxLaneEvents {
 		return out, core.Errorf(core.TooLarge, "more than %d messages of one room at once", maxLaneEvents)

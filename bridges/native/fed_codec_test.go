@@ -19,7 +19,7 @@ func drawEvents(t *rapid.T) []wire.RoomEvents {
 			Message: rapid.SliceOfN(rapid.Byte(), 0, 300).Draw(t, "message")}
 	})
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) wire.RoomEvents {
-		return wire.RoomEvents{Room: core.NewRoomID("a.example", rapid.StringN(1, 30, 90).Draw(t, "room")), Events: rapid.SliceOfN(event, 0, 30).Draw(t, "events")}
+		return wire.RoomEvents{Log: rapid.Uint64().Draw(t, "log"), Room: core.NewRoomID("a.example", rapid.StringN(1, 30, 90).Draw(t, "room")), Events: rapid.SliceOfN(event, 0, 30).Draw(t, "events")}
 	}), 0, 5).Draw(t, "rooms")
 }
 
@@ -63,7 +63,7 @@ func TestParseEventsRefuses(t *testing.T) {
 		"nothing": nil, "the end is missing": good[:len(good)-1], "something follows": append(bytes.Clone(good), 0),
 		"another map": {0xa0}, "another key": []byte("\xa1\x65roomz\x80"), "a long head": []byte("\xa1\x65rooms\x98\x01"),
 		"endless":            []byte("\xa1\x65rooms\x9f\xff"),
-		"many events":        append([]byte("\xa1\x65rooms\x81\x82\x74mimi://a.example/r/x"), 0x99, 0x0f, 0xff),
+		"many events":        append([]byte("\xa1\x65rooms\x81\x83\x74mimi://a.example/r/x\x00"), 0x99, 0x0f, 0xff),
 		"no room":            appendEvents(nil, []wire.RoomEvents{{Room: "x"}}),
 		"too many rooms":     appendEvents(nil, many),
 		"too many events":    appendEvents(nil, []wire.RoomEvents{full}),

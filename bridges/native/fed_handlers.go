@@ -56,7 +56,7 @@ func (f *federation) takeEvents(ctx context.Context, q *question) (any, error) {
 	inputs := make([]core.Input, len(rooms))
 	count := 0
 	for i, r := range rooms {
-		inputs[i] = core.PeerEvents{From: q.from, Room: r.Room, Events: r.Events}
+		inputs[i] = core.PeerEvents{From: q.from, Room: r.Room, Log: r.Log, Events: r.Events}
 		count += len(r.Events)
 	}
 	outs, errs, err := f.gw.DoAll(ctx, inputs...)
@@ -65,7 +65,7 @@ func (f *federation) takeEvents(ctx context.Context, q *question) (any, error) {
 	}
 	answer := wire.Stored{Rooms: make([]wire.RoomStored, len(rooms))}
 	for i, r := range rooms {
-		answer.Rooms[i] = wire.RoomStored{Room: r.Room, Seq: outs[i].Stored, Passed: outs[i].Passed}
+		answer.Rooms[i] = wire.RoomStored{Room: r.Room, Seq: outs[i].Stored, Passed: outs[i].Passed, Log: outs[i].Log, Mark: outs[i].Mark}
 		switch {
 		case errs[i] != nil:
 			answer.Rooms[i].Code = core.CodeOf(errs[i]).String()
@@ -103,6 +103,9 @@ func (f *federation) giveEvents(ctx context.Context, q *question) (any, error) {
 	out := wire.RoomEvents{Room: room, Events: []core.PeerEvent{}}
 	err = f.gw.View(ctx, func(r core.Reader) error {
 		if err := shares(r, room, q.from); err != nil {
+			return err
+		}
+		if out.Log, err = core.LogOf(r, room); err != nil {
 			return err
 		}
 		out.Events, err = ownEvents(r, room, from, int(limit))

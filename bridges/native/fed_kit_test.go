@@ -153,12 +153,23 @@ func (s *script) peerEvents(tx core.Tx, now time.Time, in core.PeerEvents) (out 
 		return out, refuse
 	}
 	key := core.RoomKey(in.Room) + "/" + in.From
+	var was struct{ Stored, Log, Mark uint64 }
 	b, err := tx.Value("script stored", key)
 	if err == nil {
-		err = cbor.Unmarshal(b, &out.Stored)
+		err = cbor.Unmarshal(b, &was)
 	}
 	if err != nil && core.CodeOf(err) != core.NotFound {
 		return out, err
+	}
+	if in.Log > was.Log {
+		was.Stored, was.Log, was.Mark = min(was.Stored, in.Events[0].Prev), in.Log, 0
+	}
+	out.Stored, out.Log, out.Mark = was.Stored, was.Log, was.Mark
+	if slices.ContainsFunc(in.Events, func(e core.PeerEvent) bool {
+		return was.Mark != 0 && e.Seq == was.Stored && core.MarkOf(e.Message) != was.Mark
+	}) {
+		out.Stopped = core.Conflict
+		return out, nil
 	}
 	s.h.mu.Lock()
 	defer s.h.mu.Unlock()
@@ -179,7 +190,7 @@ func (s *script) peerEvents(tx core.Tx, now time.Time, in core.PeerEvents) (out 
 			break
 		}
 		if s.h.late[e.Seq] {
-			s.h.passed, out.Stored = append(s.h.passed, e.Seq), e.Seq
+			s.h.passed, out.Stored, out.Mark = append(s.h.passed, e.Seq), e.Seq, core.MarkOf(e.Message)
 			continue
 		}
 		got, err := s.append(tx, now, core.Envelope{Room: in.Room, Sender: e.Sender, Origin: core.Origin{Network: core.NetworkNative},
@@ -189,10 +200,11 @@ func (s *script) peerEvents(tx core.Tx, now time.Time, in core.PeerEvents) (out 
 		}
 		s.h.stored.Add(1)
 		out.Events = append(out.Events, got.Event)
-		out.Stored = e.Seq
+		out.Stored, out.Mark = e.Seq, core.MarkOf(e.Message)
 	}
 	out.Passed = slices.Clone(s.h.passed)
-	text, err := cbor.Marshal(out.Stored)
+	was.Stored, was.Mark = out.Stored, out.Mark
+	text, err := cbor.Marshal(was)
 	if err != nil {
 		return out, err
 	}

@@ -14,6 +14,7 @@ type place struct {
 	room  core.RoomID
 	peers []string
 	at    []uint64 // of each peer: our log's place that it has
+	log   uint64   // incarnation of our log
 }
 
 // resolveRooms reads from the store who is in which room: of all rooms once, after
@@ -117,6 +118,9 @@ func (f *federation) place(r core.Reader, room core.RoomID) (p place, err error)
 		}
 		return p, err
 	}
+	if p.log, err = core.LogOf(r, room); err != nil {
+		return p, err
+	}
 	for _, d := range p.peers {
 		at, err := core.PeerPosition(r, d, room)
 		if err != nil {
@@ -147,7 +151,7 @@ func (f *federation) adopt(places []place) {
 				continue
 			}
 			now = append(now, p)
-			p.lanes.open(pl.room, pl.at[i])
+			p.lanes.open(pl.room, pl.at[i], pl.log)
 			p.acquaint()
 		}
 		for _, p := range f.rooms[pl.room] {

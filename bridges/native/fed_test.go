@@ -176,7 +176,7 @@ func TestFederationPeerForgets(t *testing.T) {
 	room := fedRoom("r", a, b)
 	a.send(room, spoken("said", 10)...)
 	until(t, "all", b.has(room, a.domain, spoken("said", 10)))
-	b.do(core.PutValue{Bucket: "script stored", Key: core.RoomKey(room) + "/" + a.domain, Data: []byte{3}}) // a backup was restored
+	b.do(core.PutValue{Bucket: "script stored", Key: core.RoomKey(room) + "/" + a.domain, Data: []byte("\xa1\x66Stored\x03")}) // a backup was restored
 	a.send(room, "more")
 	want := append(spoken("said", 10), spoken("said", 10)[3:]...)
 	until(t, "what was forgotten", b.has(room, a.domain, append(want, "more")))

@@ -30,6 +30,7 @@ const (
 // everything in memory is behind, and reads the log.
 type lane struct {
 	room   core.RoomID
+	log    uint64           // incarnation of our log
 	stored uint64           // the peer has our log up to here
 	saved  uint64           // stored, as the store has it
 	sent   uint64           // the last message in a request
@@ -41,6 +42,7 @@ type lane struct {
 	lined  bool // in ready or later
 	dirty  bool // in lanes.unsaved
 	shut   bool // the peer has left the room
+	vetted bool // our log has what the peer says it has
 	wait   time.Duration
 	due    time.Time
 }
@@ -66,7 +68,7 @@ func newLanes(p *peer) *lanes {
 
 // open begins a lane behind at: what the log has beyond it is read first. One that
 // is open already stays as it is.
-func (l *lanes) open(room core.RoomID, at uint64) {
+func (l *lanes) open(room core.RoomID, at, log uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := l.byRoom[room]
@@ -74,7 +76,7 @@ func (l *lanes) open(room core.RoomID, at uint64) {
 		n = &lane{room: room, stored: at, saved: at, sent: at, seen: at, behind: true}
 		l.byRoom[room] = n
 	}
-	n.shut = false
+	n.shut, n.log = false, max(n.log, log)
 	l.lineUp(n)
 }
 
@@ -179,7 +181,7 @@ func (b *batch) full() bool { return b.octets >= maxBatch-eventCost || len(b.roo
 
 func (b *batch) begin(n *lane) {
 	b.lanes = append(b.lanes, n)
-	b.rooms = append(b.rooms, wire.RoomEvents{Room: n.room})
+	b.rooms = append(b.rooms, wire.RoomEvents{Room: n.room, Log: n.log})
 }
 
 // take fills a batch from the queues in memory. hungry lanes, which are busy from
@@ -253,7 +255,9 @@ func (l *lanes) read(ctx context.Context, b *batch, hungry []*lane) error {
 // readLane reads one lane's part. Nobody else touches sent and seen of a lane that
 // is busy and behind.
 func (l *lanes) readLane(r core.Reader, b *batch, n *lane) error {
+	l.mu.Lock()
 	b.begin(n)
+	l.mu.Unlock()
 	room := &b.rooms[len(b.rooms)-1]
 	seen, sent, end := n.seen, n.sent, false
 	for full := false; !full && !end; {
@@ -419,6 +423,9 @@ func (l *lanes) ship(ctx context.Context, b *batch) {
 	l.mu.Lock()
 	l.until = l.p.f.cfg.Now().Add(l.refused.after(err))
 	l.mu.Unlock()
+	if err == nil {
+		err = l.vet(ctx, b, answer.Rooms)
+	}
 	if err == nil {
 		err = l.keepPassed(ctx, b, answer.Rooms)
 	}

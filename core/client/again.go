@@ -67,7 +67,7 @@ func label(authenticatedData []byte) (key []byte, again bool) {
 	return append([]byte(nil), item[1:]...), item[0] == 1
 }
 
-// A heardKey names a message: by whose device, and its ID.
+// A heardKey names a message: by whose device, and its ID; and by its ID alone.
 type heardKey [16]byte
 
 func heardAs(device core.DeviceURI, key []byte) heardKey {
@@ -78,7 +78,7 @@ func heardAs(device core.DeviceURI, key []byte) heardKey {
 // recall has the room's last messages in memory, to know what is said again. It writes
 // down what waits, and so comes before a message is opened.
 func (c *Client) recall(ctx context.Context, r *room) error {
-	if r.heard != nil && len(r.heard) <= 2*maxHeard {
+	if r.heard != nil && len(r.heard) <= 4*maxHeard {
 		return nil
 	}
 	if c.recalled++; c.recalled > maxHeardIn {
@@ -103,7 +103,7 @@ func (c *Client) recall(ctx context.Context, r *room) error {
 				return err
 			}
 			if len(m.Key) > 0 {
-				heard[heardAs(m.Device, m.Key)] = true
+				heard[heardAs(m.Device, m.Key)], heard[heardAs("", m.Key)] = true, true
 			}
 			from = row.N + 1
 		}
@@ -124,7 +124,7 @@ func (r *room) repeats(m *Message) bool {
 	if m.Late && r.heard[k] {
 		return true
 	}
-	r.heard[k] = true
+	r.heard[k], r.heard[heardAs("", m.Key)] = true, true
 	return false
 }
 

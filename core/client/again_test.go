@@ -222,6 +222,47 @@ func TestMessagesWithoutID(t *testing.T) {
 	}
 }
 
+// A homeserver that was restored from an old backup may send what was read in another
+// place of the log once more: nobody sees it twice, or is told that it is unreadable.
+// What was never read is said to be so.
+func TestSameMessageTwice(t *testing.T) {
+	w, room, alice, _, bob, carol, seqs := party(t)
+	all := []*phone{alice, bob}
+	for _, p := range all {
+		p.sync()
+	}
+	repeat := func(change func(*mls.PrivateMessage)) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		first := w.rooms[room].log[seqs[0]-1]
+		m, err := mls.Parse(first.Sealed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(m.Private)
+		w.append(room, wire.Event{Sender: first.Sender, Sealed: m.Private.AppendTo(mls.AppendHeader(nil, mls.WirePrivate))}).for_ = first.for_
+	}
+	repeat(func(*mls.PrivateMessage) {})
+	bob.open() // what it has read is in its store
+	for _, p := range all {
+		p.sync()
+		repeat(func(*mls.PrivateMessage) {})
+		p.sync()
+		want := []string{"alice: one", "alice: two"}
+		if got := p.read(room); !slices.Equal(got, want) || len(p.warnings()) > 0 {
+			t.Errorf("%s has read %q, and is warned: %q", p.name, got, p.warnings())
+		}
+	}
+	repeat(func(m *mls.PrivateMessage) { m.AuthenticatedData = labelled(bytes.Repeat([]byte{9}, keySize), false) })
+	bob.sync()
+	if got := bob.read(room); len(got) != 3 {
+		t.Errorf("a message that does not open is kept from bob: %q", got)
+	}
+	if carol.sync(); len(carol.read(room)) != 0 {
+		t.Errorf("carol has read %q", carol.read(room))
+	}
+}
+
 // FuzzLabel holds what anybody may write into authenticated data to its form.
 func FuzzLabel(f *testing.F) {
 	f.Add(labelled(make([]byte, keySize), true))

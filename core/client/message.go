@@ -267,8 +267,7 @@ func (c *Client) message(ctx context.Context, r *room, ev *wire.Event, m *mls.Me
 	case m.Private.Epoch < r.Entered:
 		return nil // said before this device came
 	default:
-		c.fail(r, ev, m.Private.Epoch, err.Error())
-		return nil
+		return c.unopened(ctx, r, ev, m, err)
 	}
 	device, user := r.owner(app.Epoch, app.Sender)
 	key, again := label(app.AuthenticatedData)
@@ -286,6 +285,22 @@ func (c *Client) message(ctx context.Context, r *room, ev *wire.Event, m *mls.Me
 	}
 	c.keepMessage(out)
 	c.tell(Update{Kind: NewMessage, Room: r.ID, User: user, Device: device, Message: out})
+	return nil
+}
+
+// unopened deals with a message whose key does not open it. A homeserver that was
+// restored from an old backup sends messages twice: what was read is not shown again.
+func (c *Client) unopened(ctx context.Context, r *room, ev *wire.Event, m *mls.Message, why error) error {
+	key, _ := label(m.Private.AuthenticatedData)
+	if key != nil {
+		if err := c.recall(ctx, r); err != nil {
+			return err
+		}
+		if r.heard[heardAs("", key)] {
+			return nil
+		}
+	}
+	c.fail(r, ev, m.Private.Epoch, why.Error())
 	return nil
 }
 

@@ -297,7 +297,7 @@ func (l *lane) read() (out []core.PeerEvent) {
 func (h *home) takeEvents(from string, in wire.Events, reply func(wire.Stored, error)) {
 	var ins []core.Input
 	for _, r := range h.tamper(in.Rooms) {
-		ins = append(ins, core.PeerEvents{From: from, Room: r.Room, Events: r.Events})
+		ins = append(ins, core.PeerEvents{From: from, Room: r.Room, Log: r.Log, Events: r.Events})
 	}
 	outs, errs, err := h.commit(ins...)
 	if err != nil {
@@ -306,11 +306,11 @@ func (h *home) takeEvents(from string, in wire.Events, reply func(wire.Stored, e
 	}
 	var a wire.Stored
 	for i, r := range in.Rooms {
-		s := wire.RoomStored{Room: r.Room, Seq: outs[i].Stored, Passed: outs[i].Passed}
+		s := wire.RoomStored{Room: r.Room, Seq: outs[i].Stored, Passed: outs[i].Passed, Log: outs[i].Log, Mark: outs[i].Mark}
 		if errs[i] != nil {
 			s.Code = core.CodeOf(errs[i]).String()
 		}
-		h.w.note(h.domain, "has %d of %d messages of %s: up to %d, %v %v", len(outs[i].Events), len(r.Events), from, s.Seq, outs[i].Stopped, errs[i])
+		h.w.note(h.domain, "has %d of %d messages of %s: up to %d, %v %s", len(outs[i].Events), len(r.Events), from, s.Seq, outs[i].Stopped, s.Code) // stores say in words of their own what they have not
 		h.w.stored(h, from, r, &outs[i], errs[i])
 		a.Rooms = append(a.Rooms, s)
 	}

@@ -85,7 +85,7 @@ func (h *home) tamper(in []wire.RoomEvents) (out []wire.RoomEvents) {
 		case h.does(Mixing) && last > 0 && events[last].Sender == events[last-1].Sender:
 			events[last].Message, events[last-1].Message = events[last-1].Message, events[last].Message
 		}
-		out = append(out, wire.RoomEvents{Room: r.Room, Events: events})
+		out = append(out, wire.RoomEvents{Room: r.Room, Log: r.Log, Events: events})
 	}
 	return out
 }

@@ -16,10 +16,12 @@ type Events struct {
 	Rooms []RoomEvents `json:"rooms"`
 }
 
-// RoomEvents is the batch of one room, in the order of the sender's log.
+// RoomEvents is the batch of one room, in the order of the sender's log. Log is the
+// incarnation of that log: 0, and higher after the sender lost the end of it.
 type RoomEvents struct {
 	_      struct{} `cbor:",toarray"`
 	Room   core.RoomID
+	Log    uint64
 	Events []core.PeerEvent
 }
 
@@ -31,13 +33,17 @@ type Stored struct {
 // RoomStored says how far the sender's log is stored; with Code it stopped there:
 // "stale epoch" means not yet. Passed are places, rising, whose messages were passed
 // over because their epoch ended too long ago. They are named until a batch begins
-// behind them, which the sender sends when it has written them down.
+// behind them, which the sender sends when it has written them down. Log is the
+// incarnation of what is stored, and Mark names the message at Seq (core.MarkOf; 0 = not
+// known): by them a sender sees that it has lost what it said.
 type RoomStored struct {
 	_      struct{} `cbor:",toarray"`
 	Room   core.RoomID
 	Seq    uint64
 	Code   string
 	Passed []uint64 // at most core.MaxPassed
+	Log    uint64
+	Mark   uint64
 }
 
 // PeerClaim is POST key-packages/claim: the users are all of the asked homeserver.
