@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
+	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -25,12 +27,15 @@ func (s *chatSession) Create(ctx context.Context, q chatCreate) (chatRoom, error
 	if err != nil {
 		return chatRoom{}, err
 	}
+	var claims []chatClaim
 	if len(q.Users) > 0 {
-		if _, err := s.Invite(ctx, room, q.Users); err != nil {
-			return chatRoom{}, err
+		if claims, err = s.Invite(ctx, room, q.Users); err != nil {
+			return chatRoom{}, &core.Error{Code: core.CodeOf(err), Err: err, Text: fmt.Sprintf("%s is made, but nobody is invited yet: %s", room, explain(err))}
 		}
 	}
-	return s.room(room)
+	r, err := s.room(room)
+	r.Claims = claims
+	return r, err
 }
 
 // room shows one room.
@@ -58,21 +63,37 @@ func (s *chatSession) encrypted(ctx context.Context, id core.RoomID) (known, enc
 	return false, false, err
 }
 
-// Invite implements chatter. Who wants to be asked first gets a letter.
+// Invite implements chatter. Who wants to be asked first gets a letter; who is in
+// the room already is left alone.
 func (s *chatSession) Invite(ctx context.Context, room core.RoomID, users []core.UserURI) ([]chatClaim, error) {
-	invited, err := s.device.Invite(ctx, room, users...)
+	members, err := s.device.Members(ctx, room)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]chatClaim, len(invited))
-	for i, one := range invited {
-		out[i] = chatClaim{User: one.User, Devices: one.Devices, Status: string(one.Status)}
+	out := []chatClaim{}
+	asked := slices.DeleteFunc(slices.Clone(users), func(u core.UserURI) bool {
+		in := slices.ContainsFunc(members, func(m client.Member) bool { return m.User == u && len(m.Devices) > 0 })
+		if in {
+			out = append(out, chatClaim{User: u, Status: claimPresent})
+		}
+		return in
+	})
+	if len(asked) == 0 {
+		return out, nil
+	}
+	invited, err := s.device.Invite(ctx, room, asked...)
+	if err != nil {
+		return nil, saidToMember(err)
+	}
+	for _, one := range invited {
+		claim := chatClaim{User: one.User, Devices: one.Devices, Status: string(one.Status)}
 		if one.Status == core.NoConsent {
 			if err := s.inviteByLetter(ctx, room, one.User); err != nil {
-				return out, err
+				return append(out, claim), err
 			}
-			out[i].Letter = true
+			claim.Letter = true
 		}
+		out = append(out, claim)
 	}
 	return out, nil
 }
@@ -120,14 +141,42 @@ func (s *chatSession) Leave(ctx context.Context, room core.RoomID) error {
 	return s.home.call(ctx, post(roomPath(room, "/leave"), nil), nil)
 }
 
-// Remove implements chatter.
+// Remove implements chatter. NotFound: one of them is not in the room; then nobody
+// is removed.
 func (s *chatSession) Remove(ctx context.Context, room core.RoomID, users []core.UserURI) error {
-	return s.device.Remove(ctx, room, users...)
+	members, err := s.device.Members(ctx, room)
+	if err != nil {
+		return err
+	}
+	for _, u := range users {
+		if !slices.ContainsFunc(members, func(m client.Member) bool { return m.User == u && m.Role != core.RoleBanned }) {
+			return core.Errorf(core.NotFound, "%s is not in the room", shortUser(u, s.Self().User.Domain()))
+		}
+	}
+	return saidToMember(s.device.Remove(ctx, room, users...))
+}
+
+// saidToMember says in a member's words what a room's policy refused.
+func saidToMember(err error) error {
+	v, ok := errors.AsType[*policy.Violation](err)
+	if !ok {
+		return err
+	}
+	what := v.Text
+	switch v.Capability {
+	case policy.CanAddParticipant:
+		what = "you may not invite to this room: ask one of its operators"
+	case policy.CanRemoveParticipant:
+		what = "only operators of this room may remove others: isthmus chat members shows who they are"
+	case policy.CanChangePolicy:
+		what = "you may not change which homeservers decide in this room: " + v.Text
+	}
+	return &core.Error{Code: core.CodeOf(err), Err: err, Text: what}
 }
 
 // SetAuthority implements chatter.
 func (s *chatSession) SetAuthority(ctx context.Context, room core.RoomID, a policy.Authority) error {
-	return s.device.SetAuthority(ctx, room, a)
+	return saidToMember(s.device.SetAuthority(ctx, room, a))
 }
 
 // Send implements chatter.

@@ -10,6 +10,7 @@ import (
 	"github.com/isthmus-chat/isthmus/converter"
 	"github.com/isthmus-chat/isthmus/core"
 	"github.com/isthmus-chat/isthmus/core/client"
+	"github.com/isthmus-chat/isthmus/core/policy"
 )
 
 // Every kind of message is a line that says what it is.
@@ -132,5 +133,28 @@ func TestChatMarks(t *testing.T) {
 	}
 	if err := s.Sync(t.Context()); core.CodeOf(err) != core.Unavailable {
 		t.Errorf("nobody listens there: %v", err)
+	}
+}
+
+// Whom an invitation did not reach is said with the reason, and a refusal in a
+// member's words.
+func TestChatInWords(t *testing.T) {
+	claims := []chatClaim{{User: chatBob, Status: claimPresent}, {User: chatAlice, Status: string(core.NoConsent), Letter: true}}
+	if got := invitedText(claims, "a.example"); got != "In the room already: bob@b.example. Not let in: alice (they want to be asked first; a letter invites them)." || allReached(claims) != nil {
+		t.Errorf("it says %q", got)
+	}
+	for _, status := range []core.ClaimStatus{core.Exhausted, core.Incompatible, core.UserUnknown, core.UserDeleted, core.Unreachable, core.AskAgain, ""} {
+		c := chatClaim{User: chatBob, Status: string(status)}
+		if why := c.why(); len(why) < 20 || allReached([]chatClaim{c}) != errSaid {
+			t.Errorf("%s is said as %q", status, why)
+		}
+	}
+	refused := core.Errorf(core.Denied, "not now: %w", &policy.Violation{Capability: policy.CanRemoveParticipant, Text: "no"})
+	err := saidToMember(refused)
+	if core.CodeOf(err) != core.Denied || !strings.HasPrefix(explain(err), "only operators of this room may remove others") {
+		t.Errorf("a refusal is said as %v", err)
+	}
+	if other := core.Errorf(core.NotFound, "no room"); saidToMember(other) != other || saidToMember(nil) != nil {
+		t.Error("what is no refusal of the policy is changed")
 	}
 }

@@ -90,6 +90,8 @@ type chatRoom struct {
 	// Unverified counts the devices of others in it whose words nobody compared.
 	Unverified int      `json:"unverified,omitempty"`
 	Warnings   []string `json:"warnings,omitempty"`
+	// Claims are what inviting came to, of a room that was just made.
+	Claims []chatClaim `json:"claims,omitempty"`
 }
 
 // chatLine is one thing in a room's history.
@@ -139,8 +141,35 @@ type chatCreate struct {
 type chatClaim struct {
 	User    core.UserURI `json:"user"`
 	Devices int          `json:"devices"`          // that were let in
-	Status  string       `json:"status"`           // core.ClaimStatus
+	Status  string       `json:"status"`           // core.ClaimStatus, or claimPresent
 	Letter  bool         `json:"letter,omitempty"` // was written to instead
+}
+
+// claimPresent is the status of who was in the room already.
+const claimPresent = "present"
+
+// reached reports whether the user is in, or was written to.
+func (c chatClaim) reached() bool {
+	return c.Status == string(core.Claimed) || c.Status == claimPresent || c.Letter
+}
+
+// why says in words why a user was not let in.
+func (c chatClaim) why() string {
+	switch core.ClaimStatus(c.Status) {
+	case core.Exhausted:
+		return "their devices have no keys left there: try again when one was online"
+	case core.Incompatible:
+		return "their devices cannot be in this room"
+	case core.NoConsent:
+		return "they want to be asked first"
+	case core.UserUnknown, core.UserDeleted:
+		return "no such user, or one without a device"
+	case core.Unreachable:
+		return "their homeserver does not answer"
+	case core.AskAgain, "":
+		return "their homeserver gave no answer: try again"
+	}
+	return screenLine(c.Status)
 }
 
 // chatSent is what became of one text.

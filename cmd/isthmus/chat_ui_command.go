@@ -120,6 +120,9 @@ func (u *chatUI) create(q chatCreate, said string) tea.Cmd {
 	chat := u.chat
 	return u.act(func(ctx context.Context) tea.Msg {
 		r, err := chat.Create(ctx, q)
+		if len(r.Claims) > 0 {
+			said += " " + invitedText(r.Claims, chat.Self().User.Domain())
+		}
 		return uiDone{said: said, open: r.Room, err: err}
 	})
 }
@@ -191,27 +194,33 @@ func (u *chatUI) cmdInvite(args []string) tea.Cmd {
 
 // invitedText says whom an invitation reached.
 func invitedText(claims []chatClaim, home string) string {
-	var in, out []string
+	var in, there, out []string
 	for _, c := range claims {
-		who := shortUser(c.User, home)
-		if c.Status == string(core.Claimed) {
+		switch who := shortUser(c.User, home); {
+		case c.Status == string(core.Claimed):
 			in = appendNew(in, who)
-		} else {
-			why := screenLine(c.Status)
-			if c.Letter {
-				why += ", a letter invites them"
-			}
-			out = appendNew(out, who+" ("+why+")")
+		case c.Status == claimPresent:
+			there = appendNew(there, who)
+		case c.Letter:
+			out = appendNew(out, who+" ("+c.why()+"; a letter invites them)")
+		default:
+			out = appendNew(out, who+" ("+c.why()+")")
 		}
 	}
-	text := "Nobody was invited."
+	var said []string
 	if len(in) > 0 {
-		text = "Invited " + strings.Join(in, ", ") + "."
+		said = append(said, "Invited "+strings.Join(in, ", ")+".")
+	}
+	if len(there) > 0 {
+		said = append(said, "In the room already: "+strings.Join(there, ", ")+".")
+	}
+	if len(said) == 0 {
+		said = append(said, "Nobody was invited.")
 	}
 	if len(out) > 0 {
-		text += " Not reached: " + strings.Join(out, ", ") + "."
+		said = append(said, "Not let in: "+strings.Join(out, ", ")+".")
 	}
-	return text
+	return strings.Join(said, " ")
 }
 
 func appendNew(list []string, s string) []string {

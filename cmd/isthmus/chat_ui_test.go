@@ -113,6 +113,13 @@ func (f *fakeChat) Create(_ context.Context, q chatCreate) (chatRoom, error) {
 	f.mu.Lock()
 	f.rooms = append(f.rooms, r)
 	f.mu.Unlock()
+	for _, u := range q.Users {
+		status := core.Claimed
+		if u.Local() == "ghost" {
+			status = core.UserUnknown
+		}
+		r.Claims = append(r.Claims, chatClaim{User: u, Status: string(status)})
+	}
 	return r, nil
 }
 func (f *fakeChat) Invite(_ context.Context, room core.RoomID, users []core.UserURI) (out []chatClaim, err error) {
@@ -431,7 +438,7 @@ func TestChatUICommands(t *testing.T) {
 	r.types("/room garden")
 	r.types("/invite bob@b.example carol")
 	r.did("invite mimi://a.example/r/garden [mimi://b.example/u/bob mimi://a.example/u/carol]")
-	r.sees("Invited bob@b.example. Not reached: carol (exhausted).")
+	r.sees("Invited bob@b.example. Not let in: carol (their devices have no keys left")
 	r.types("/remove carol")
 	r.did("remove mimi://a.example/r/garden [mimi://a.example/u/carol]")
 	r.types("/code 3")

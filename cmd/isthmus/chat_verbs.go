@@ -65,9 +65,15 @@ func (a *chatApp) createCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.show(r, func(w io.Writer) {
+			if err := a.show(r, func(w io.Writer) {
 				fmt.Fprintf(w, "Made %s (%s): %s.\n", screenLine(r.Name), r.Room, roomKind(r))
-			})
+				if len(r.Claims) > 0 {
+					fmt.Fprintln(w, invitedText(r.Claims, chat.Self().User.Domain()))
+				}
+			}); err != nil {
+				return err
+			}
+			return allReached(r.Claims)
 		}),
 	}
 	cmd.Flags().StringVar(&id, "id", "", "the last part of the room's address, which servers see (default a random one)")
@@ -101,14 +107,17 @@ func (a *chatApp) inviteCommand() *cobra.Command {
 			if err := a.show(claims, func(w io.Writer) { fmt.Fprintln(w, invitedText(claims, chat.Self().User.Domain())) }); err != nil {
 				return err
 			}
-			for _, c := range claims {
-				if c.Status != string(core.Claimed) && !c.Letter {
-					return errSaid // some are outside
-				}
-			}
-			return nil
+			return allReached(claims)
 		}),
 	}
+}
+
+// allReached is errSaid if an invitation did not reach somebody.
+func allReached(claims []chatClaim) error {
+	if slices.ContainsFunc(claims, func(c chatClaim) bool { return !c.reached() }) {
+		return errSaid
+	}
+	return nil
 }
 
 func (a *chatApp) joinCommand() *cobra.Command {

@@ -70,6 +70,13 @@ func (r *verbRig) fails(code int, want string, args ...string) {
 func TestChatVerbs(t *testing.T) {
 	r := newVerbRig(t)
 	r.says("Made party (mimi://a.example/r/party): end-to-end encrypted.", "create", "party", "bob@b.example")
+	r.says("Invited bob@b.example.", "create", "party", "bob@b.example")
+	if code := r.run("", "create", "shed", "ghost"); code != exitFailed || !strings.Contains(r.out.String(), "Made shed") || !strings.Contains(r.out.String(), "Not let in: ghost (no such user") {
+		t.Errorf("code %d: %s", code, r.out.String())
+	}
+	if code := r.run("", "create", "hut", "ghost", "--json"); code != exitFailed || !strings.Contains(r.out.String(), `"status": "unknown"`) {
+		t.Errorf("code %d: %s", code, r.out.String())
+	}
 	r.says("Made plaza (mimi://a.example/r/plaza): NOT encrypted.", "create", "--channel", "plaza")
 	r.says(`"encrypted": true`, "create", "third", "--json")
 	r.says("Invited bob@b.example.", "invite", "garden", "bob@b.example")

@@ -17,7 +17,7 @@ func TestChatConsent(t *testing.T) {
 	}
 	r.chat("bob@a.example", "consent", "everybody", "no")
 	r.chat("alice@a.example", "create", "garden")
-	if got := r.chat("alice@a.example", "invite", "garden", "bob"); !strings.Contains(got, "bob (no consent, a letter invites them)") {
+	if got := r.chat("alice@a.example", "invite", "garden", "bob"); !strings.Contains(got, "bob (they want to be asked first; a letter invites them)") {
 		t.Fatalf("alice is told: %s", got)
 	}
 	r.chat("bob@a.example", "rooms") // takes the letter, and does not lose it
