@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/isthmus-chat/isthmus/core"
@@ -132,7 +133,7 @@ func (c *Client) prepare(r *room, ch change) (made []byte, err error) {
 		return nil, core.Errorf(core.Invalid, "commit: %w", err)
 	}
 	h = wire.Handshake{Message: t.Commit, Welcome: t.Welcome, Records: ch.records}
-	_, err = judge(r.g.Public().Tree(), r.p, t.Staged)
+	_, err = judge(r.g.Public(), r.p, t.Staged)
 	if err == nil {
 		var info *mls.GroupInfo
 		if info, err = r.g.PendingInfo(nil); err == nil {
@@ -310,7 +311,8 @@ func (c *Client) catchUp(ctx context.Context, id core.RoomID, epoch uint64) erro
 
 // judge says whether the room's policy allows a commit, by the rules that
 // homeservers use, and returns the policy after it.
-func judge(tree *mls.Tree, before *policy.State, st *mls.Staged) (*policy.State, error) {
+func judge(g *mls.PublicGroup, before *policy.State, st *mls.Staged) (*policy.State, error) {
+	tree := g.Tree()
 	dict, err := st.Context().Extensions.AppData()
 	if err != nil {
 		return nil, err
@@ -335,7 +337,7 @@ func judge(tree *mls.Tree, before *policy.State, st *mls.Staged) (*policy.State,
 		ch.Added = append(ch.Added, actor)
 		ch.CodeRole, _ = after.Role(actor.User) // whether the code was right is for homeservers to say
 	}
-	ch.Proposals = authors(tree, st, ch, actor)
+	ch.Proposals = authors(g, st, ch, actor)
 	counts := map[string]int{}
 	ch.ClientsAfter = func(user string) int {
 		if len(counts) == 0 {
@@ -355,15 +357,20 @@ func clientOf(l *mls.LeafNode, leaf uint32) policy.Client {
 
 // authors says who proposes what: the author of a proposal is the one who needs
 // the right to it.
-func authors(before *mls.Tree, st *mls.Staged, ch *policy.Change, actor policy.Client) (out []policy.Proposed) {
+func authors(before *mls.PublicGroup, st *mls.Staged, ch *policy.Change, actor policy.Client) (out []policy.Proposed) {
 	added := 0
 	for _, e := range st.Entries {
 		p := policy.Proposed{By: actor.User, Type: e.Proposal.Type}
 		switch {
 		case e.Sender.Type == mls.SenderMember && e.Ref != nil:
-			p.By = clientOf(before.Leaf(e.Sender.Index), 0).User
+			p.By = clientOf(before.Tree().Leaf(e.Sender.Index), 0).User
+		case e.Sender.Type == mls.SenderNewMemberProposal && e.Proposal.Add != nil:
+			p.By = clientOf(e.Proposal.Add.Leaf, 0).User
 		case e.Sender.Type == mls.SenderExternal:
 			p.By = ""
+			if s := before.ExternalSenders(); int(e.Sender.Index) < len(s) {
+				p.Domain = strings.TrimPrefix(string(s[e.Sender.Index].Credential.Data), "mimi://")
+			}
 		}
 		removed := mls.NoLeaf
 		switch e.Proposal.Type {
@@ -386,9 +393,6 @@ func authors(before *mls.Tree, st *mls.Staged, ch *policy.Change, actor policy.C
 			}
 		}
 		out = append(out, p)
-	}
-	if ch.External {
-		out = append(out, policy.Proposed{By: actor.User, Added: []policy.Client{actor}})
 	}
 	return out
 }

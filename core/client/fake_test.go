@@ -401,7 +401,7 @@ func (w *world) decide(id core.RoomID, d *fakeDevice, h wire.Handshake) (wire.De
 			return wire.Decided{}, core.Errorf(core.Conflict, "somebody's leaving waits")
 		}
 	}
-	after, err := judge(r.public.Tree(), r.policy, st)
+	after, err := judge(r.public, r.policy, st)
 	if err != nil {
 		return wire.Decided{}, core.Errorf(core.Denied, "policy: %w", err)
 	}

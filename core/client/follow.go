@@ -241,7 +241,7 @@ func (c *Client) follow(r *room, ev *wire.Event, m *mls.Message) (done bool, err
 	if err := names(facts, r.ID, ev.Sealed, t.Staged.Context()); err != nil {
 		return refused(err)
 	}
-	after, err := judge(r.g.Public().Tree(), r.p, t.Staged)
+	after, err := judge(r.g.Public(), r.p, t.Staged)
 	if err != nil {
 		return refused(fmt.Errorf("the room's policy does not allow a change that its homeservers took: %w", err))
 	}
