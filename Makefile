@@ -6,7 +6,7 @@
 # make bench  the table of docs/BENCHMARKS.md
 SHELL    := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-FUZZTIME ?= 5s
+FUZZTIME ?= 3s
 SEEDS    ?= 300
 
 # Packages that start servers and real peers run one at a time. The race detector looks at all
