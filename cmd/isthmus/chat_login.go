@@ -64,6 +64,10 @@ func (a *chatApp) login(ctx context.Context, who string, l *chatLogin) (err erro
 	if err != nil {
 		return err
 	}
+	links, err := withDevice(p.User, l.with)
+	if err != nil {
+		return err
+	}
 	how := client.Registration{Token: l.token}
 	if l.approval != "" {
 		if how.Sponsor, how.Approval, err = parseApproval(l.approval); err != nil {
@@ -85,11 +89,11 @@ func (a *chatApp) login(ctx context.Context, who string, l *chatLogin) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	links := []string{}
-	if l.with != "" {
-		links = append(links, deviceID(l.with))
+	if s.device.Registered() && l.with != "" && l.approval == "" {
+		return core.Errorf(core.Conflict, "this machine is a device of yours already: run `isthmus chat devices link %s` here, and there `isthmus chat devices link %s`",
+			links[0], s.Self().Device.ID())
 	}
-	if l.name == "" {
+	if l.name == "" && s.device.Device() == "" {
 		l.name, _ = os.Hostname()
 	}
 	record, err := s.device.Prepare(ctx, p.User, cutName(screenLine(l.name)), links...)
@@ -177,6 +181,23 @@ func (a *chatApp) loginPassword() (string, error) {
 		err = nil
 	}
 	return line, err
+}
+
+// deviceIDSize is what a device's ID says, in octets (PROTOCOL §2).
+const deviceIDSize = 16
+
+// withDevice reads which device of the user is to approve: none if with is "".
+func withDevice(user core.UserURI, with string) ([]string, error) {
+	if with == "" {
+		return nil, nil
+	}
+	id := deviceID(with)
+	d, err := core.ParseDeviceURI(string(core.NewDeviceURI(user.Domain(), id)))
+	b, nerr := core.Base32.DecodeString(id)
+	if err != nil || nerr != nil || len(b) != deviceIDSize || id != with && string(d) != with {
+		return nil, core.Errorf(core.Invalid, "--with %s is no device of yours: write the whole DEVICE that `isthmus chat devices` shows there", screenLine(with))
+	}
+	return []string{id}, nil
 }
 
 // deviceID reads a device's URI or ID as its ID.

@@ -331,6 +331,16 @@ func TestChatSecrets(t *testing.T) {
 	}
 }
 
+func TestChatWithDevice(t *testing.T) {
+	id := strings.Repeat("a2", 13)
+	for with, want := range map[string]int{"": 0, id: 1, "mimi://a.example/d/" + id: 1, id[:6]: -1, "nosuchdevice": -1, id + "a": -1, "mimi://b.example/d/" + id: -1, "a/b\x1b": -1} {
+		links, err := withDevice(chatAlice, with)
+		if len(links) != max(want, 0) || (core.CodeOf(err) == core.Invalid) != (want < 0) || want == 1 && links[0] != id {
+			t.Errorf("--with %q: %q, %v", with, links, err)
+		}
+	}
+}
+
 func TestChatApprovals(t *testing.T) {
 	by, sig, err := parseApproval(formatApproval(chatPhone, []byte("signature")))
 	if by != chatPhone || string(sig) != "signature" || err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -45,4 +46,23 @@ func TestChatVerbsTellTheTruth(t *testing.T) {
 	says(r.refused(bob, "remove", "garden", "alice"), "isthmus: only operators of this room may remove others")
 	says(r.chat(alice, "remove", "garden", "bob"), "Removed bob.")
 	says(r.refused(alice, "remove", "garden", "bob"), "bob is not in the room")
+
+	// Another device of bob's says only later who is to approve it.
+	phone := filepath.Join(r.dir, "phone")
+	as := func(args ...string) []string {
+		return append([]string{"--dir", phone, "--key-file", filepath.Join(r.dir, "phone.key"), "login", bob}, args...)
+	}
+	own := regexp.MustCompile(`(?m)^([a-z2-7]{26}) .*this device`).FindStringSubmatch(r.chat(bob, "devices"))
+	if own == nil {
+		t.Fatal("bob has no device")
+	}
+	r.refused(bob, as("--server", "http://"+r.http)...)
+	says(r.refused(bob, as("--with", own[1][:8])...), "is no device of yours: write the whole DEVICE")
+	request := regexp.MustCompile(`approve (\S+)`).FindStringSubmatch(r.chat(bob, as("--with", own[1])...))
+	approved := regexp.MustCompile(`--approval (\S+)`).FindStringSubmatch(r.chat(bob, "devices", "approve", request[1]))
+	says(r.chat(bob, as("--approval", approved[1])...), "This is device")
+	says(r.refused(bob, as("--with", own[1])...), "is a device of yours already: run `isthmus chat devices link")
+	if got := r.chat(alice, "devices", "bob"); strings.Contains(got, "not linked") {
+		t.Errorf("bob's devices: %s", got)
+	}
 }

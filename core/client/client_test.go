@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/isthmus-chat/isthmus/core"
+	"github.com/isthmus-chat/isthmus/core/identity"
 	"github.com/isthmus-chat/isthmus/core/policy"
 	"github.com/isthmus-chat/isthmus/core/wire"
 )
@@ -622,6 +624,44 @@ func TestLetters(t *testing.T) {
 	bob.sync()
 	if got, _ := bob.Letters(ctx, 10); len(got) != 1 {
 		t.Errorf("bob believes %+v", got)
+	}
+}
+
+// Until the homeserver knows a device its name and links may be said anew.
+func TestPrepareAnew(t *testing.T) {
+	w := newWorld(t, 31)
+	bob, tablet := w.phone(user("bob"), nil), w.bare(user("bob"))
+	prepare := func(name string, links ...string) identity.SignedRecord {
+		t.Helper()
+		b, err := tablet.Prepare(ctx, user("bob"), name, links...)
+		tablet.must(err)
+		r, err := identity.ParseRecord(b)
+		tablet.must(err)
+		return r
+	}
+	id := bob.Device().ID()
+	first, same := prepare("tablet"), prepare("tablet")
+	next := prepare("", id)
+	if !slices.Equal(first.Encode(), same.Encode()) || next.Version != 2 || next.Name != "tablet" || !slices.Equal(next.Links, []string{id}) || next.Previous != first.Hash() {
+		t.Fatalf("prepared anew: %+v", next.Record)
+	}
+	if _, err := tablet.Prepare(ctx, user("bob"), "", "short"); core.CodeOf(err) != core.Invalid {
+		t.Errorf("a link to nothing: %v", err)
+	}
+	tablet.open()
+	last := prepare("")
+	if !slices.Equal(last.Encode(), next.Encode()) {
+		t.Error("what was prepared anew is forgotten")
+	}
+	approval, err := bob.Approve(ctx, last.Encode())
+	bob.must(err)
+	tablet.must(tablet.Register(ctx, Registration{Sponsor: bob.Device(), Approval: approval}))
+	if r := prepare("other", strings.Repeat("a", 26)); r.Version != 2 {
+		t.Errorf("a registered device's record is changed: %+v", r.Record)
+	}
+	list, err := bob.Devices(ctx, user("bob"))
+	if err != nil || len(list) != 2 || !list[0].Linked || !list[1].Linked {
+		t.Errorf("bob's devices: %v %+v", err, list)
 	}
 }
 

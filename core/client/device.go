@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"slices"
@@ -132,7 +133,10 @@ func (c *Client) Registered() bool {
 // Prepare makes the device's keys and its first record, of at most 64 octets of
 // name, linked to devices of the same user by their IDs (PROTOCOL §2). It returns
 // the signed record, for another device to Approve. Repeated with the same user it
-// returns the same; Conflict with another.
+// returns the same, unless the device is not registered yet and another name or
+// another link is given: then it signs the record's next version, and an approval of
+// the one before counts no more. "" and no links change nothing; Conflict with
+// another user.
 func (c *Client) Prepare(ctx context.Context, user core.UserURI, name string, links ...string) ([]byte, error) {
 	if err := c.enter(ctx); err != nil {
 		return nil, err
@@ -142,7 +146,7 @@ func (c *Client) Prepare(ctx context.Context, user core.UserURI, name string, li
 		if c.self.user != user {
 			return nil, core.Errorf(core.Conflict, "this store holds a device of somebody else")
 		}
-		return c.self.Record, nil
+		return c.prepareAnew(ctx, name, links)
 	}
 	keys, err := c.bytes(ed25519.SeedSize + 32)
 	if err != nil {
@@ -174,6 +178,21 @@ func (c *Client) Prepare(ctx context.Context, user core.UserURI, name string, li
 	c.self = s
 	c.keepSelf()
 	return s.Record, c.flush(ctx)
+}
+
+// prepareAnew is Prepare of a device that is prepared. What changes is another
+// version: the homeserver may know the one before, if only its answer was lost.
+func (c *Client) prepareAnew(ctx context.Context, name string, links []string) ([]byte, error) {
+	now := c.self.record.Record
+	if c.self.Registered || (name == "" || name == now.Name) && (len(links) == 0 || slices.Equal(sorted(links), now.Links)) {
+		return c.self.Record, nil
+	}
+	err := c.changeRecord(ctx, func(n *identity.Record) {
+		if n.Name = cmp.Or(name, n.Name); len(links) > 0 {
+			n.Links = sorted(links)
+		}
+	})
+	return c.self.Record, err
 }
 
 // inboxKEM is the KEM of inbox keys and of leases.
@@ -297,7 +316,7 @@ func (c *Client) changeRecord(ctx context.Context, change func(*identity.Record)
 	next := c.self.record.Record
 	next.Links = slices.Clone(next.Links)
 	change(&next)
-	if next.Revoked != c.self.record.Revoked || !slices.Equal(next.Links, c.self.record.Links) || next.NotAfter != c.self.record.NotAfter {
+	if next.Revoked != c.self.record.Revoked || next.Name != c.self.record.Name || !slices.Equal(next.Links, c.self.record.Links) || next.NotAfter != c.self.record.NotAfter {
 		next.Version, next.Previous = c.self.record.Version+1, c.self.record.Hash()
 		r, err := identity.SignRecord(c.self.key, next)
 		if err != nil {
