@@ -264,11 +264,16 @@ func (a *chatApp) sendLines(ctx context.Context, chat chatter, room core.RoomID,
 			} else if err == nil {
 				refused++
 			}
-			if werr := a.writeSent(res); werr != nil {
+			if text && err != nil && !a.json {
+				continue // it is said once, as the error
+			}
+			if werr := a.writeSent(res, text); werr != nil {
 				return werr
 			}
 		}
-		if n := len(results); err != nil && n > 0 && results[n-1].Waiting {
+		if n := len(results); err != nil && n > 0 && results[n-1].Waiting && text {
+			err = &core.Error{Code: core.CodeOf(err), Err: err, Text: core.TextOf(err) + "; it is kept and goes out with the next command"}
+		} else if err != nil && n > 0 && results[n-1].Waiting {
 			err = &core.Error{Code: core.CodeOf(err), Err: err, Text: fmt.Sprintf("%s; line %d is kept and goes out with the next command, what follows it was not read", core.TextOf(err), line+n)}
 		}
 		line += len(batch)
@@ -296,7 +301,7 @@ func (a *chatApp) sendLines(ctx context.Context, chat chatter, room core.RoomID,
 	if err := flush(); err != nil {
 		return err
 	}
-	if !a.json {
+	if !a.json && (sent > 0 || line != 1) { // else the error says it all
 		fmt.Fprintf(a.out, "Sent %d.\n", sent)
 	}
 	if refused > 0 {
@@ -305,12 +310,15 @@ func (a *chatApp) sendLines(ctx context.Context, chat chatter, room core.RoomID,
 	return nil
 }
 
-// writeSent says what became of a line: with JSON always, else if it was refused.
-func (a *chatApp) writeSent(s chatSent) error {
+// writeSent says what became of a line, or of the one text: with JSON always, else
+// if it was refused.
+func (a *chatApp) writeSent(s chatSent, text bool) error {
 	if a.json {
 		return writeJSONLine(a.out, s)
 	}
-	if s.Error != nil {
+	if s.Error != nil && text {
+		fmt.Fprintf(a.err, "isthmus: %s\n", screenLine(s.Error.Text))
+	} else if s.Error != nil {
 		fmt.Fprintf(a.err, "isthmus: line %d: %s\n", s.Line, screenLine(s.Error.Text))
 	}
 	return nil

@@ -41,7 +41,8 @@ func (r *verbRig) run(in string, args ...string) int {
 	}
 	root.AddCommand(app.command())
 	root.SetArgs(append([]string{"chat"}, args...))
-	err := root.ExecuteContext(r.t.Context())
+	cmd, err := root.ExecuteContextC(r.t.Context())
+	c.command = cmd
 	if err != nil && err != errSaid {
 		c.fail(err)
 	}
@@ -119,7 +120,7 @@ func TestChatVerbs(t *testing.T) {
 	}
 	r.fails(exitFailed, "you are in no room nowhere", "leave", "nowhere")
 	r.fails(exitFailed, "is not a user", "invite", "garden", "a@b@c")
-	r.fails(exitUsage, "", "invite", "garden")
+	r.fails(exitUsage, "'isthmus chat invite --help' says how", "invite", "garden")
 	r.fails(exitUsage, "needs a terminal")
 	r.fails(exitFailed, "not what `isthmus chat login --with` prints", "devices", "approve", "?")
 	if r.closed == 0 {
@@ -198,6 +199,13 @@ func TestChatSendVerb(t *testing.T) {
 	lines = r.chat.lines[chatGarden]
 	if got := lines[len(lines)-1].Text; got != "one\ntwo three" {
 		t.Errorf("a text is %q", got)
+	}
+	r.fails(exitFailed, "isthmus: not that", "send", "garden", "refused")
+	if r.out.Len() > 0 {
+		t.Errorf("a text that is refused: %s", r.out.String())
+	}
+	if code := r.run("fine\nrefused\n", "send", "garden"); code != exitFailed || !strings.Contains(r.out.String(), "Sent 1.") || !strings.Contains(r.err.String(), "line 2: not that") {
+		t.Errorf("code %d: %s%s", code, r.out.String(), r.err.String())
 	}
 	if code := r.run("refused\n", "send", "garden"); code != exitFailed || !strings.Contains(r.err.String(), "line 1: not that") {
 		t.Errorf("code %d: %s", code, r.err.String())

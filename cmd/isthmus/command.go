@@ -34,7 +34,8 @@ type cli struct {
 
 	configFile, dataDir string
 	json                bool
-	started             bool // the command line was understood
+	started             bool           // the command line was understood
+	command             *cobra.Command // that the command line names, nil until it has run
 }
 
 // run executes the command line args and returns the exit code.
@@ -42,7 +43,8 @@ func run(args, environ []string, in io.Reader, out, errOut io.Writer) int {
 	c := &cli{environ: environ, in: in, out: out, err: errOut}
 	root := c.root()
 	root.SetArgs(args)
-	err := root.ExecuteContext(context.Background())
+	cmd, err := root.ExecuteContextC(context.Background())
+	c.command = cmd
 	if err != nil && !errors.Is(err, errSaid) {
 		c.fail(err)
 	}
@@ -88,8 +90,12 @@ func (c *cli) fail(err error) {
 	for line := range strings.Lines(explain(err)) {
 		fmt.Fprintf(c.err, "isthmus: %s\n", screenLine(line)) // it may be in the words of a homeserver
 	}
-	if !c.started {
+	switch {
+	case c.started:
+	case c.command == nil || !c.command.HasParent():
 		fmt.Fprintln(c.err, "isthmus: 'isthmus help' lists the commands")
+	default:
+		fmt.Fprintf(c.err, "isthmus: '%s --help' says how it is written\n", c.command.CommandPath())
 	}
 }
 
