@@ -206,6 +206,17 @@ func (s *chatSession) Rooms() ([]chatRoom, error) {
 	return out, nil
 }
 
+// Left implements chatter.
+func (s *chatSession) Left() ([]chatRoom, error) {
+	infos, err := s.device.Left(context.Background())
+	out := make([]chatRoom, 0, len(infos))
+	for _, i := range infos {
+		out = append(out, chatRoom{Room: i.Room, Name: cmp.Or(i.Name, i.Room.Local()), Encrypted: i.Encrypted, Direct: i.Direct, Domain: domainName(i.Domain)})
+	}
+	sortRooms(out)
+	return out, err
+}
+
 // unverified counts the devices of others in a Group whose words nobody compared.
 func (s *chatSession) unverified(ctx context.Context, i client.RoomInfo) (int, error) {
 	s.mu.Lock()

@@ -25,8 +25,10 @@ import (
 type chatter interface {
 	Self() chatSelf
 	// Rooms lists the rooms that the user is in, by name. It does not ask the
-	// homeserver, nor do History and Read.
+	// homeserver, nor do Left, History and Read.
 	Rooms() ([]chatRoom, error)
+	// Left lists the encrypted rooms that the user was in, whose history is here.
+	Left() ([]chatRoom, error)
 	// History returns at most limit lines before the place before (0 = the end),
 	// in rising order.
 	History(room core.RoomID, before uint64, limit int) ([]chatLine, error)

@@ -71,6 +71,9 @@ func (f *fakeChat) Rooms() ([]chatRoom, error) {
 	defer f.mu.Unlock()
 	return slices.Clone(f.rooms), nil
 }
+func (f *fakeChat) Left() ([]chatRoom, error) {
+	return []chatRoom{{Room: "mimi://a.example/r/old", Name: "attic"}, {Room: "mimi://a.example/r/older", Name: "garden"}}, nil
+}
 func (f *fakeChat) History(room core.RoomID, before uint64, limit int) ([]chatLine, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -345,13 +345,29 @@ func (a *chatApp) writeLine(l chatLine, home, room string) error {
 	return nil
 }
 
+// historyArg finds a room like roomArg, and if there is none one that was left.
+func historyArg(chat chatter, s string) (core.RoomID, error) {
+	room, err := roomArg(chat, s)
+	if err == nil || core.CodeOf(err) != core.NotFound {
+		return room, err
+	}
+	left, lerr := chat.Left()
+	if lerr != nil {
+		return "", lerr
+	}
+	if room, lerr = findRoom(s, left); core.CodeOf(lerr) == core.NotFound && lerr != nil {
+		return "", err
+	}
+	return room, lerr
+}
+
 func (a *chatApp) historyCommand() *cobra.Command {
 	var limit int
 	var before uint64
 	cmd := &cobra.Command{
 		Use: "history ROOM", Short: "Show what was said in a room", Args: cobra.ExactArgs(1),
 		RunE: a.offline(func(ctx context.Context, chat chatter, args []string) error {
-			room, err := roomArg(chat, args[0])
+			room, err := historyArg(chat, args[0])
 			if err != nil {
 				return err
 			}

@@ -164,6 +164,9 @@ func TestChatVerbsOffline(t *testing.T) {
 	r.fails(exitFailed, "no", "rooms")
 	r.says("bob@b.example: two\n    lines\n", "history", "garden")
 	r.says("2030-01-02 15:04 bob@b.example: hello\n", "history", "garden", "--before", "2")
+	r.fails(exitFailed, "you are in no room cellar", "history", "cellar")
+	r.chat.lines["mimi://a.example/r/old"] = []chatLine{{Seq: 1, Kind: chatSaid, Text: "dust", Sender: chatBob}}
+	r.says("bob@b.example: dust", "history", "attic")
 	r.says(`"text":"two\nlines"`, "history", "garden", "--limit", "1", "--json")
 	if n := strings.Count(r.out.String(), "\n"); n != 1 {
 		t.Errorf("%d lines of JSON", n)

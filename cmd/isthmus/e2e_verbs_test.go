@@ -44,7 +44,11 @@ func TestChatVerbsTellTheTruth(t *testing.T) {
 	says(r.refused(alice, "invite", "garden", "ghost", "bob"), "In the room already: bob. Not let in: ghost")
 	says(r.refused(alice, "remove", "garden", "ghost"), "isthmus: ghost is not in the room\n")
 	says(r.refused(bob, "remove", "garden", "alice"), "isthmus: only operators of this room may remove others")
+	r.chat(alice, "send", "garden", "so long")
+	says(r.chat(bob, "history", "garden"), "alice: so long")
 	says(r.chat(alice, "remove", "garden", "bob"), "Removed bob.")
+	says(r.chat(bob, "history", "garden"), "alice: so long") // what was said stays his
+	says(r.refused(bob, "send", "garden", "wait"), "you are in no room garden")
 	says(r.refused(alice, "remove", "garden", "bob"), "bob is not in the room")
 
 	// Another device of bob's says only later who is to approve it.

@@ -243,6 +243,12 @@ func TestGoing(t *testing.T) {
 		if len(p.saw(RoomLeft)) != 1 {
 			t.Errorf("%s does not know: %+v", p.name, p.seen)
 		}
+		if left, err := p.Left(ctx); err != nil || len(left) != 1 || left[0].Room != room || left[0].Name != "in and out" {
+			t.Errorf("%s left %+v, %v", p.name, left, err)
+		}
+	}
+	if left, err := alice.Left(ctx); err != nil || len(left) != 0 {
+		t.Errorf("alice left %+v, %v", left, err)
 	}
 	if rooms, _ := alice.Rooms(ctx); !slices.Equal(rooms[0].Authority, []string{"a.example", "d.example"}) {
 		t.Errorf("authority %v", rooms[0].Authority)

@@ -327,6 +327,23 @@ func (c *Client) Rooms(ctx context.Context) ([]RoomInfo, error) {
 	return out, nil
 }
 
+// Left lists the Groups that the user is in no more and this device still has the
+// history of, in the order in which it came to know them.
+func (c *Client) Left(ctx context.Context) ([]RoomInfo, error) {
+	if err := c.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer c.mu.Unlock()
+	var out []RoomInfo
+	for _, r := range c.order {
+		if r.Kind == core.Group && !r.Member && !r.Joined && !r.Offer && !r.Joining {
+			out = append(out, RoomInfo{Room: r.ID, Kind: r.Kind, Name: r.Name, Topic: r.Topic, Direct: r.Direct,
+				Encrypted: true, Domain: core.GroupID(r.ID)})
+		}
+	}
+	return out, nil
+}
+
 // A Member is a participant of a room, with the devices that can read in it.
 type Member struct {
 	User    core.UserURI
