@@ -167,7 +167,7 @@ func saidToMember(err error) error {
 	case policy.CanAddParticipant:
 		what = "you may not invite to this room: ask one of its operators"
 	case policy.CanRemoveParticipant:
-		what = "only operators of this room may remove others: isthmus chat members shows who they are"
+		what = "only operators of this room may remove others, and nobody whose role is above their own: `isthmus chat members` shows the roles"
 	case policy.CanChangePolicy:
 		what = "you may not change which homeservers decide in this room: " + v.Text
 	}
