@@ -54,7 +54,7 @@ func (e *Engine) open(tx Tx, now time.Time, r *roomState, h *Handshake, x *exami
 	g.public = x.staged.Next(x.commit.Public.ConfirmationTag)
 	g.policy = x.policy
 	g.move(x)
-	g.result, g.gone = nil, nil
+	g.result, g.checkedOn, g.gone = nil, nil, nil
 	ev := e.logHandshake(r, now, h, x, x.commit.Raw())
 	out := Output{Events: []*Event{ev}}
 	known := g.head.Domains
