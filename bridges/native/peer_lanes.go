@@ -321,7 +321,7 @@ func (l *lanes) settle(b *batch, answer []wire.RoomStored) {
 	defer l.mu.Unlock()
 	for i, n := range b.lanes {
 		a, before := answer[i], n.stored
-		n.stored = min(a.Seq, n.sent) // a peer that says more has lost its mind, not we our log
+		n.stored = min(a.Seq, n.sent) // what the peer has beyond it was sent before, see vet
 		if c := core.CodeNamed(a.Code); a.Code != "" && c != core.Conflict {
 			n.stored = max(n.stored, before) // refused: that says nothing of what it has
 		}
