@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"unicode/utf8"
 
 	"github.com/fxamacker/cbor/v2"
@@ -79,8 +80,9 @@ func decode(b []byte, limit int, v any) error {
 
 // checkStrict refuses all but the subset of deterministic CBOR (RFC 8949 §4.2.1)
 // that our documents are written in: shortest heads, definite lengths, sorted and
-// unique integer keys, valid UTF-8, no tags, floats, null or undefined, and no
-// arrays of numbers (which a lenient reader would take for octets).
+// unique integer keys, valid UTF-8, no tags, floats, null or undefined, no number
+// below -2^63 (most readers hold it in no map), and no arrays of numbers (which a
+// lenient reader would take for octets).
 func checkStrict(b []byte) error {
 	rest, err := skipItem(b, maxDepth)
 	if err == nil && len(rest) > 0 {
@@ -110,7 +112,12 @@ func skipItem(b []byte, depth int) ([]byte, error) {
 		return nil, err
 	}
 	switch major {
-	case majorUnsigned, majorNegative:
+	case majorNegative:
+		if n > math.MaxInt64 {
+			return nil, notStrict("a number below -2^63, which many readers cannot hold")
+		}
+		return rest, nil
+	case majorUnsigned:
 		return rest, nil
 	case majorOctets, majorText:
 		if n > uint64(len(rest)) {

@@ -24,7 +24,9 @@ func TestStrictSubset(t *testing.T) {
 		{"five where three do", "1a0000ffff", false},
 		{"nine where five do", "1b00000000ffffffff", false},
 		{"2^64-1", "1bffffffffffffffff", true},
-		{"-2^64", "3bffffffffffffffff", true},
+		{"-2^63", "3b7fffffffffffffff", true},
+		{"-2^63 - 1", "3b8000000000000000", false},
+		{"a key below -2^63", "a13ba10d200da130a130f5", false},
 		{"octets", "4401020304", true},
 		{"octets beyond the end", "4501020304", false},
 		{"octets whose length would overflow", "5bffffffffffffffff", false},
@@ -153,7 +155,7 @@ func reencoded(b []byte) ([]byte, bool) {
 // Whatever checkStrict lets pass is well-formed and deterministic in the eyes of
 // another implementation.
 func FuzzCheckStrict(f *testing.F) {
-	for _, h := range []string{"a201020304", "824100f5", "3bffffffffffffffff", "a1206161", "9f01ff", "f93c00", "a1a0f5"} {
+	for _, h := range []string{"a201020304", "824100f5", "3b7fffffffffffffff", "a13ba10d200da130a130a13020", "a1206161", "9f01ff", "f93c00", "a1a0f5"} {
 		b, _ := hex.DecodeString(h)
 		f.Add(b)
 	}
