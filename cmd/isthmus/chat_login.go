@@ -223,7 +223,7 @@ func formatApproval(by core.DeviceURI, approval []byte) string {
 }
 
 func parseApproval(s string) (core.DeviceURI, []byte, error) {
-	who, sig, ok := strings.Cut(s, "/")
+	who, sig, ok := strings.Cut(strings.Join(strings.Fields(s), ""), "/") // it may have been broken into lines
 	id, domain, ok2 := strings.Cut(who, ".")
 	b, err := base64.RawURLEncoding.DecodeString(sig)
 	if !ok || !ok2 || err != nil {

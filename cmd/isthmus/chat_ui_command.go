@@ -318,41 +318,6 @@ func (u *chatUI) cmdDevices(args []string) tea.Cmd {
 	})
 }
 
-// findDevice reads what people write for a device: its URI, the first letters of
-// its ID, or a user who has only one that is not verified yet.
-func findDevice(ctx context.Context, chat chatter, word string) (core.DeviceURI, error) {
-	if d, err := core.ParseDeviceURI(word); err == nil {
-		return d, nil
-	}
-	self := chat.Self()
-	user, id, ok := strings.Cut(word, "/")
-	if strings.HasPrefix(word, "mimi://") {
-		user, ok = word, false
-	}
-	who, err := parseUser(user, self.User.Domain())
-	if err != nil {
-		return "", err
-	}
-	devices, err := chat.Devices(ctx, who)
-	if err != nil {
-		return "", err
-	}
-	var found []core.DeviceURI
-	for _, d := range devices {
-		if d.Self || d.Revoked || ok && !strings.HasPrefix(d.Device.ID(), id) || !ok && d.Verified {
-			continue
-		}
-		found = append(found, d.Device)
-	}
-	switch len(found) {
-	case 1:
-		return found[0], nil
-	case 0:
-		return "", core.Errorf(core.NotFound, "%s has no device that waits to be verified", screenLine(word))
-	}
-	return "", core.Errorf(core.Conflict, "%s has %d devices: name one, %s/%s for instance", screenLine(word), len(found), screenLine(user), found[0].ID()[:6])
-}
-
 func (u *chatUI) cmdVerify(args []string) tea.Cmd {
 	chat := u.chat
 	return u.act(func(ctx context.Context) tea.Msg {

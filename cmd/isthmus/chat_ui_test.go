@@ -36,6 +36,9 @@ const (
 	chatBob    core.UserURI   = "mimi://b.example/u/bob"
 	chatPhone  core.DeviceURI = "mimi://b.example/d/phonephonephonephonephonep"
 	chatLaptop core.DeviceURI = "mimi://a.example/d/laptoplaptoplaptoplaptopla"
+	chatTablet core.DeviceURI = "mimi://a.example/d/abcdef22abcdef22abcdef22ab"
+	chatOld    core.DeviceURI = "mimi://a.example/d/abcdeg22abcdeg22abcdeg22ab"
+	chatGone   core.DeviceURI = "mimi://a.example/d/abcdefzzabcdefzzabcdefzzab" // revoked
 	chatGarden core.RoomID    = "mimi://a.example/r/garden"
 	chatLobby  core.RoomID    = "mimi://a.example/r/lobby"
 )
@@ -185,13 +188,14 @@ func (f *fakeChat) Code(_ context.Context, room core.RoomID, q chatCode) (chatCo
 func (f *fakeChat) Members(_ context.Context, room core.RoomID) ([]chatMember, error) {
 	own, _ := f.Devices(context.Background(), chatAlice)
 	others, _ := f.Devices(context.Background(), chatBob)
-	return []chatMember{{User: chatAlice, Role: "owner", Devices: own}, {User: chatBob, Role: "member", Devices: others}}, nil
+	return []chatMember{{User: chatAlice, Role: "owner", Devices: own[:1]}, {User: chatBob, Role: "member", Devices: others}}, nil
 }
 func (f *fakeChat) Devices(_ context.Context, user core.UserURI) ([]chatDevice, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if user == chatAlice {
-		return []chatDevice{{Device: chatLaptop, User: chatAlice, Name: "laptop", Self: true}}, nil
+		return []chatDevice{{Device: chatLaptop, User: chatAlice, Name: "laptop", Self: true}, {Device: chatTablet, User: chatAlice, Name: "tablet"},
+			{Device: chatOld, User: chatAlice, Name: "old\x1b[2J"}, {Device: chatGone, User: chatAlice, Name: "gone", Revoked: true}}, nil
 	}
 	return []chatDevice{{Device: chatPhone, User: chatBob, Name: "phone\x1b[31m", Linked: true, Verified: f.verified[chatPhone]}}, nil
 }
@@ -433,7 +437,6 @@ func TestChatUICommands(t *testing.T) {
 		"/channel plaza":                  "create plaza channel=true []",
 		"/join mimi://b.example/r/x code": "join mimi://b.example/r/x code",
 		"/join #Market":                   "join mimi://a.example/r/market ",
-		"/link abc":                       "link mimi://a.example/d/abc",
 	} {
 		r.types(line)
 		r.did(want)

@@ -93,8 +93,6 @@ func TestChatVerbs(t *testing.T) {
 	r.says("[NOT verified] phone[31m phonephone", "members", "garden")
 	r.says("laptoplaptoplaptoplaptopla  laptop  this device", "devices")
 	r.says("phone[31m  NOT verified", "devices", "bob@b.example")
-	r.says("This device says now that abc is yours", "devices", "link", "abc")
-	r.says("Revoked abc.", "devices", "revoke", "mimi://a.example/d/abc")
 	r.says("isthmus chat login alice@a.example --approval laptoplaptoplaptoplaptopla.a.example/YXBwcm92ZWQ", "devices", "approve", "cmVjb3Jk")
 	r.says("opensesame", "code", "garden", "--uses", "3", "--for", "1h")
 	r.says("bob@b.example   yes\neverybody else  no", "consent")
@@ -113,7 +111,7 @@ func TestChatVerbs(t *testing.T) {
 	r.says("opens the room no more", "code", "garden", "--drop", "opensesame")
 	for _, want := range []string{"create party channel=false [mimi://b.example/u/bob]", "create plaza channel=true []", "join mimi://b.example/r/x sesame",
 		"join mimi://a.example/r/market ", "leave mimi://a.example/r/garden", "remove mimi://a.example/r/garden [mimi://a.example/u/carol]",
-		"link mimi://a.example/d/abc", "revoke mimi://a.example/d/abc", "approve", "code mimi://a.example/r/garden 3"} {
+		"approve", "code mimi://a.example/r/garden 3"} {
 		if !slices.Contains(r.chat.did, want) {
 			t.Errorf("never did %q; did %q", want, r.chat.did)
 		}
@@ -129,6 +127,35 @@ func TestChatVerbs(t *testing.T) {
 	for _, code := range []core.Code{core.Unavailable, core.Limited} {
 		r.chat.fail = &core.Error{Code: code, Text: "later"}
 		r.fails(exitUnavailable, "later", "create", "x")
+	}
+}
+
+// One's own devices are named by as many letters as tell them apart.
+func TestChatDeviceVerbs(t *testing.T) {
+	r := newVerbRig(t)
+	r.says(chatTablet.ID()+"  tablet  NOT verified", "devices")
+	r.says("This device says now that "+chatTablet.ID()+" is yours", "devices", "link", "abcdef")
+	r.says("Revoked "+chatOld.ID()+".", "devices", "revoke", "ABCDEG")
+	r.says("Revoked "+chatGone.ID()+".", "devices", "revoke", "abcdefz")
+	r.says(`"device": "`+string(chatLaptop)+`"`, "devices", "revoke", string(chatLaptop), "--json")
+	r.says("Revoked zzzz", "devices", "revoke", strings.Repeat("z", 26)) // what is not listed any more
+	for _, want := range []string{"link " + string(chatTablet), "revoke " + string(chatOld), "revoke " + string(chatGone), "revoke " + string(chatLaptop)} {
+		if !slices.Contains(r.chat.did, want) {
+			t.Errorf("never did %q; did %q", want, r.chat.did)
+		}
+	}
+	done := len(r.chat.did)
+	r.fails(exitFailed, "2 devices of yours begin with abcde: abcdef (tablet), abcdeg (old[2J)", "devices", "revoke", "abcde")
+	r.fails(exitFailed, "write at least 4 letters", "devices", "revoke", "abc")
+	r.fails(exitFailed, "you have no device nosuch", "devices", "revoke", "nosuch")
+	r.fails(exitFailed, "is no device of yours", "devices", "revoke", string(chatPhone))
+	for _, did := range r.chat.did[done:] {
+		if did != "sync" {
+			t.Errorf("a word that names no device came to %q", did)
+		}
+	}
+	if got := candidates([]chatDevice{{Device: chatPhone, Name: "a"}, {Device: chatPhone[:len(chatPhone)-1] + "q", Name: "b"}}); got != chatPhone.ID()+" (a), phonephonephonephonephoneq (b)" {
+		t.Errorf("devices that differ at the end: %s", got)
 	}
 }
 
