@@ -92,6 +92,12 @@ func (h *httpHome) Tree(ctx context.Context, room core.RoomID, epoch uint64) (wi
 	return ask[wire.Tree](ctx, h, c)
 }
 
+func (h *httpHome) Certificates(ctx context.Context, room core.RoomID, epoch uint64) (wire.Certificates, error) {
+	c := get(roomPath(room, "/certificates"))
+	c.query = url.Values{"epoch": {strconv.FormatUint(epoch, 10)}}
+	return ask[wire.Certificates](ctx, h, c)
+}
+
 func (h *httpHome) PutJoinCode(ctx context.Context, room core.RoomID, r wire.JoinCode) (wire.JoinCode, error) {
 	return ask[wire.JoinCode](ctx, h, post(roomPath(room, "/join-codes"), r))
 }

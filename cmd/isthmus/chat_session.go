@@ -450,6 +450,10 @@ func updateText(u *client.Update, home string) string {
 	case client.DeviceOut:
 		return "device " + u.Device.ID() + " of " + who + " can read no more"
 	case client.NewLetter:
+		if l := u.Letter; l != nil && l.Kind == client.LetterInvitation {
+			from := shortUser(l.From, home)
+			return from + " invites you to a room: /accept " + from + " enters it, /letters shows what came"
+		}
 		return letterText(u.Letter, home, false)
 	case client.UnlinkedDevice, client.Equivocation:
 		return who + ", device " + u.Device.ID() + ": " + text
@@ -474,8 +478,12 @@ func letterText(l *client.Letter, home string, shell bool) string {
 		}
 		return from + " invites you: " + screenLine(join)
 	case client.LetterConsent:
+		allow := "/consent " + screenLine(string(l.From)) + " yes"
+		if shell {
+			allow = "isthmus chat consent " + shellWord(screenLine(string(l.From))) + " yes"
+		}
 		if l.Text == "request" {
-			return from + " asks to be let add you to rooms: isthmus chat consent " + shellWord(screenLine(string(l.From))) + " yes"
+			return from + " asks to be let add you to rooms: " + allow
 		}
 	case client.LetterKnock:
 		return from + " asks to be let into " + screenLine(string(l.Room))

@@ -72,7 +72,7 @@ func TestChatUpdates(t *testing.T) {
 			t.Errorf("warning %d hides why: %q", k, text)
 		}
 	}
-	for kind, want := range map[string]string{client.LetterInvitation: "bob invites you: /join mimi://a.example/r/garden sesame",
+	for kind, want := range map[string]string{client.LetterInvitation: "bob invites you to a room: /accept bob enters it, /letters shows what came",
 		client.LetterConsent: "bob: hi there",
 		client.LetterKnock:   "bob asks to be let into mimi://a.example/r/garden", client.LetterText: "bob: hi there"} {
 		l := &client.Letter{Kind: kind, From: chatBob, Room: chatGarden, Code: "sesame", Text: "hi\nthere"}
@@ -88,7 +88,7 @@ func TestChatUpdates(t *testing.T) {
 		t.Errorf("security domains: %s", got)
 	}
 	asks := &client.Letter{Kind: client.LetterConsent, From: chatBob, Text: "request"}
-	if got := updateText(&client.Update{Kind: client.NewLetter, Letter: asks}, "b.example"); !strings.HasSuffix(got, "isthmus chat consent mimi://b.example/u/bob yes") {
+	if got := updateText(&client.Update{Kind: client.NewLetter, Letter: asks}, "b.example"); got != "bob asks to be let add you to rooms: /consent mimi://b.example/u/bob yes" {
 		t.Errorf("who asks for consent is shown as %q", got)
 	}
 }

@@ -21,6 +21,7 @@ const (
 	uiKept   = 2000            // lines of one room in memory
 	uiAction = 2 * time.Minute // what an action may take: a commit that loses races
 	uiNotes  = 8               // warnings that wait to be seen
+	uiNoteAt = 5 * time.Second // what an action came to is shown so long, if no key is pressed
 )
 
 // A chatUI is the terminal client's state, a Bubble Tea model: every change is an
@@ -60,10 +61,13 @@ type uiPanel struct {
 	yes   func() tea.Cmd
 }
 
-// A uiNote is a line above the compose line.
+// A uiNote stands above the compose line. What an action came to goes with the next
+// key, or when something is said later; an error with Esc or the next line entered;
+// an alarm with Esc alone.
 type uiNote struct {
 	text       string
 	bad, alarm bool
+	at         time.Time // zero for an alarm
 }
 
 // What comes back from commands.
@@ -147,12 +151,17 @@ func (u *chatUI) key(k tea.KeyMsg) tea.Cmd {
 	if k.String() == "ctrl+c" {
 		return tea.Quit
 	}
+	if !u.note.bad {
+		u.nextNote()
+	}
 	if u.panel != nil && u.panelKey(k.String()) {
 		return u.answer(k.String())
 	}
 	switch k.String() {
 	case "enter":
 		return u.submit()
+	case "alt+enter":
+		k = tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune(uiBreak)}
 	case "ctrl+n", "alt+down":
 		return u.step(1)
 	case "ctrl+p", "alt+up":
@@ -163,6 +172,10 @@ func (u *chatUI) key(k tea.KeyMsg) tea.Cmd {
 		return u.scroll(u.page())
 	case "pgdown":
 		return u.scroll(-u.page())
+	case "up":
+		return u.scroll(1)
+	case "down":
+		return u.scroll(-1)
 	case "esc":
 		u.up = 0
 		u.nextNote()
@@ -170,26 +183,36 @@ func (u *chatUI) key(k tea.KeyMsg) tea.Cmd {
 	case "ctrl+l":
 		return tea.ClearScreen
 	}
+	if k.Type == tea.KeyRunes && k.Paste {
+		k.Runes = []rune(lineBreaks.Replace(string(k.Runes)))
+	}
 	var cmd tea.Cmd
 	u.input, cmd = u.input.Update(k)
 	return cmd
 }
 
+// uiBreak stands for a line break in the compose line, which has one line.
+const uiBreak = "↵"
+
+var lineBreaks = strings.NewReplacer("\r\n", uiBreak, "\r", uiBreak, "\n", uiBreak)
+
 // panelKey reports whether the open panel takes the key.
 func (u *chatUI) panelKey(k string) bool {
-	return k == "esc" || k == "pgup" || k == "pgdown" || u.panel.yes != nil
+	return k == "esc" || panelSteps[k] != 0 || u.panel.yes != nil
 }
+
+// panelSteps are the keys that move a panel: down its lines, or up.
+var panelSteps = map[string]int{"pgup": -1, "pgdown": 1, "up": -1, "down": 1}
 
 // answer does what a key says to the open panel. A question is answered by y, and
 // by everything else with no: nothing is verified by accident.
 func (u *chatUI) answer(k string) tea.Cmd {
 	p := u.panel
-	switch {
-	case k == "pgup":
-		p.up = max(p.up-u.page(), 0)
-		return nil
-	case k == "pgdown":
-		p.up = max(min(p.up+u.page(), len(p.lines)-1), 0)
+	if n := panelSteps[k]; n != 0 {
+		if k == "pgup" || k == "pgdown" {
+			n *= u.page()
+		}
+		p.up = max(p.up+n, 0) // drawing it finds the end
 		return nil
 	}
 	u.panel = nil
@@ -221,7 +244,7 @@ func (u *chatUI) fail(err error)   { u.warn(explain(err)) }
 
 // show shows what an action came to. An alarm that it covers comes back.
 func (u *chatUI) show(n uiNote) {
-	if u.note.alarm {
+	if n.at = u.now(); u.note.alarm {
 		u.notes = append([]uiNote{u.note}, u.notes[:min(len(u.notes), uiNotes-1)]...)
 	}
 	u.note = n
@@ -371,6 +394,9 @@ func (u *chatUI) takeNews(n chatNews) tea.Cmd {
 	}
 	for _, l := range n.Lines {
 		u.merge(l.Room, []chatLine{l})
+	}
+	if len(n.Lines) > 0 && !u.note.bad && u.now().Sub(u.note.at) >= uiNoteAt {
+		u.nextNote()
 	}
 	next := u.markRead
 	if n.Changed {

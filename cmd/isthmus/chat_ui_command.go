@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 
@@ -25,16 +26,23 @@ func uiCommands() []uiCommand {
 		{"create", "NAME [USER…]", "make an encrypted room, and invite", 1, -1, false, (*chatUI).cmdCreate},
 		{"channel", "NAME", "make a room WITHOUT encryption", 1, 1, false, (*chatUI).cmdChannel},
 		{"join", "ROOM [CODE]", "enter a room", 1, 2, false, (*chatUI).cmdJoin},
+		{"letters", "", "invitations and other letters that came", 0, 0, false, (*chatUI).cmdLetters},
+		{"accept", "[USER]", "enter the room of the last invitation", 0, 1, false, (*chatUI).cmdAccept},
 		{"leave", "", "leave this room", 0, 0, true, (*chatUI).cmdLeave},
+		{"rooms", "", "your rooms, with their addresses", 0, 0, false, (*chatUI).cmdRooms},
 		{"room", "NAME", "show another room", 1, 1, false, (*chatUI).cmdRoom},
 		{"invite", "USER…", "invite to this room", 1, -1, true, (*chatUI).cmdInvite},
 		{"remove", "USER…", "put out of this room", 1, -1, true, (*chatUI).cmdRemove},
 		{"members", "", "who is here, with which devices", 0, 0, true, (*chatUI).cmdMembers},
 		{"info", "", "who can read this room, and why", 0, 0, true, (*chatUI).cmdInfo},
 		{"code", "[USES]", "make a join code for this room", 0, 1, true, (*chatUI).cmdCode},
+		{"authority", "[DOMAIN…]", "which homeservers decide this room", 0, -1, true, (*chatUI).cmdAuthority},
+		{"consent", "[WHO yes|no|forget]", "who may add you to rooms", 0, 2, false, (*chatUI).cmdConsent},
 		{"devices", "[USER]", "devices, yours if you name nobody", 0, 1, false, (*chatUI).cmdDevices},
 		{"verify", "USER|DEVICE", "compare safety words", 1, 1, false, (*chatUI).cmdVerify},
+		{"approve", "REQUEST", "vouch for a new device of yours", 1, -1, false, (*chatUI).cmdApprove},
 		{"link", "DEVICE", "say that a device is yours", 1, 1, false, (*chatUI).cmdLink},
+		{"revoke", "DEVICE", "end a device of yours for ever", 1, 1, false, (*chatUI).cmdRevoke},
 		{"me", "TEXT", "say what you do", 1, -1, true, (*chatUI).cmdMe},
 		{"help", "", "this list", 0, 0, false, (*chatUI).cmdHelp},
 		{"quit", "", "end", 0, 0, false, func(*chatUI, []string) tea.Cmd { return tea.Quit }},
@@ -47,6 +55,9 @@ func (u *chatUI) submit() tea.Cmd {
 	if strings.TrimSpace(line) == "" {
 		u.input.Reset()
 		return nil
+	}
+	if !u.note.alarm {
+		u.nextNote() // who goes on has read it
 	}
 	if !strings.HasPrefix(line, "/") || strings.HasPrefix(line, "//") {
 		if u.room() == nil {
@@ -85,6 +96,7 @@ func (u *chatUI) send(text, typed, kind string, slash bool) tea.Cmd {
 	if slash {
 		text = "/" + text
 	}
+	text = strings.ReplaceAll(text, uiBreak, "\n")
 	chat, room := u.chat, u.open
 	return u.act(func(ctx context.Context) tea.Msg {
 		sent, err := chat.Send(ctx, room, []string{text}, kind)
@@ -164,9 +176,11 @@ func (u *chatUI) cmdLeave([]string) tea.Cmd {
 	u.panel = &uiPanel{title: "Leave " + screenLine(room.Name) + "?", lines: []string{"You will read nothing more of it.", "", "[y] leave   [any other key] stay"},
 		yes: func() tea.Cmd {
 			u.turn("")
-			return u.act(func(ctx context.Context) tea.Msg {
-				return uiDone{said: "You left " + screenLine(room.Name) + ".", err: chat.Leave(ctx, room.Room)}
-			})
+			said := "You left " + screenLine(room.Name) + "."
+			if room.Encrypted {
+				said = "You asked to leave " + screenLine(room.Name) + ": another member's device will take you out when it is online."
+			}
+			return u.act(func(ctx context.Context) tea.Msg { return uiDone{said: said, err: chat.Leave(ctx, room.Room)} })
 		}}
 	return nil
 }
@@ -275,6 +289,28 @@ func (u *chatUI) cmdMembers([]string) tea.Cmd {
 	})
 }
 
+func (u *chatUI) cmdRooms([]string) tea.Cmd {
+	u.panel = &uiPanel{title: fmt.Sprintf("Your rooms: %d", len(u.rooms))}
+	for _, r := range u.rooms {
+		u.panel.lines = append(u.panel.lines, screenLine(r.Name)+"  "+roomKind(r), "    "+screenLine(string(r.Room)))
+	}
+	return nil
+}
+
+// cmdAuthority shows who decides this room, or lets others: all that are named.
+func (u *chatUI) cmdAuthority(args []string) tea.Cmd {
+	chat, room := u.chat, u.open
+	return u.act(func(ctx context.Context) tea.Msg {
+		now, err := authorityOf(chat, room)
+		if err == nil && len(args) > 0 {
+			if err = chat.SetAuthority(ctx, room, nextAuthority(now, args, false, false)); err == nil {
+				now, err = authorityOf(chat, room)
+			}
+		}
+		return uiShow{&uiPanel{title: "Who decides this room", lines: printed(func(w io.Writer) { printAuthority(w, now) })}, err}
+	})
+}
+
 func (u *chatUI) cmdInfo([]string) tea.Cmd {
 	r := u.room()
 	p := &uiPanel{title: screenLine(r.Name), lines: []string{screenLine(string(r.Room)), ""}}
@@ -299,79 +335,13 @@ func deviceText(d chatDevice) string {
 	return screenLine("[" + d.state() + "] " + d.Name + " " + d.Device.ID())
 }
 
-func (u *chatUI) cmdDevices(args []string) tea.Cmd {
-	users := []core.UserURI{u.self.User}
-	if len(args) > 0 {
-		var ok bool
-		if users, ok = u.users(args); !ok {
-			return nil
-		}
-	}
-	chat, home := u.chat, u.home
-	return u.act(func(ctx context.Context) tea.Msg {
-		devices, err := chat.Devices(ctx, users[0])
-		p := &uiPanel{title: "Devices of " + shortUser(users[0], home)}
-		for _, d := range devices {
-			p.lines = append(p.lines, deviceText(d))
-		}
-		return uiShow{p, err}
-	})
-}
-
-func (u *chatUI) cmdVerify(args []string) tea.Cmd {
-	chat := u.chat
-	return u.act(func(ctx context.Context) tea.Msg {
-		device, err := findDevice(ctx, chat, args[0])
-		if err != nil {
-			return uiShow{err: err}
-		}
-		words, err := chat.Words(ctx, device)
-		if err != nil {
-			return uiShow{err: err}
-		}
-		return uiShow{panel: u.wordsPanel(device, args[0], words)}
-	})
-}
-
-// wordsPanel shows safety words and asks whether they match.
-func (u *chatUI) wordsPanel(device core.DeviceURI, who string, words []string) *uiPanel {
-	p := &uiPanel{title: "Safety words with " + screenLine(who), lines: []string{"Device " + device.ID(), ""}}
-	for i := 0; i < len(words); i += 4 {
-		row := "  "
-		for _, w := range words[i:min(i+4, len(words))] {
-			row += "  " + screenLine(w)
-		}
-		p.lines = append(p.lines, row)
-	}
-	p.lines = append(p.lines, "", "Compare them by another way: in person, on the telephone.",
-		"They must be the same on both devices, in the same order.", "", "[y] they are the same   [any other key] not now")
-	chat := u.chat
-	p.yes = func() tea.Cmd {
-		return u.act(func(ctx context.Context) tea.Msg {
-			return uiDone{said: "Verified " + screenLine(who) + ".", err: chat.Verify(ctx, device)}
-		})
-	}
-	return p
-}
-
-func (u *chatUI) cmdLink(args []string) tea.Cmd {
-	chat := u.chat
-	return u.act(func(ctx context.Context) tea.Msg {
-		device, err := core.ParseDeviceURI(args[0])
-		if err != nil {
-			device = core.NewDeviceURI(chat.Self().User.Domain(), args[0])
-		}
-		return uiDone{said: "This device says now that " + screenLine(device.ID()) + " is yours too. Say the same there.", err: chat.Link(ctx, device)}
-	})
-}
-
 func (u *chatUI) cmdHelp([]string) tea.Cmd {
 	p := &uiPanel{title: "Help"}
 	for _, c := range uiCommands() {
-		p.lines = append(p.lines, fmt.Sprintf("%-22s %s", "/"+strings.TrimSpace(c.name+" "+c.args), c.help))
+		p.lines = append(p.lines, fmt.Sprintf("%-29s %s", "/"+strings.TrimSpace(c.name+" "+c.args), c.help))
 	}
 	p.lines = append(p.lines, "", "Ctrl-N, Ctrl-P: other rooms. Tab: next with something new.",
-		"PgUp, PgDn: scroll. Esc: back. Ctrl-C: end.")
+		"PgUp, PgDn, Up, Down: scroll. Esc: back. Alt-Enter: a line break. Ctrl-C: end.")
 	u.panel = p
 	return nil
 }

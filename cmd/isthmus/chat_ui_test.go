@@ -469,13 +469,121 @@ func TestChatUICommands(t *testing.T) {
 	r.update(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("y")})
 	r.did("leave mimi://a.example/r/garden")
 	r.types("/help")
-	r.sees("/verify USER|DEVICE", "compare safety words", "… PgDn")
+	r.sees("/letters", "… PgDn")
+	r.seesNot("/quit", "e2ee garden") // a panel has the whole width
+	for _, c := range uiCommands() {
+		if c.name != "quit" && c.name != "help" && c.help == "" || c.run == nil {
+			t.Errorf("/%s does nothing that help tells", c.name)
+		}
+	}
 	r.key(tea.KeyPgDown)
+	r.sees("/verify USER|DEVICE", "compare safety words", "/quit")
+	r.key(tea.KeyUp)
 	r.key(tea.KeyPgUp)
+	r.key(tea.KeyDown)
+	r.seesNot("/create", "/quit")
 	r.key(tea.KeyEsc)
 	r.types("/quit")
 	r.did("quit")
 	r.key(tea.KeyCtrlC)
+}
+
+// Everything about oneself that verbs do is done here too.
+func TestChatUISelf(t *testing.T) {
+	r := newUIRig(t)
+	r.types("/approve cmVj " + "b3Jk")
+	r.did("approve")
+	r.sees("isthmus chat login alice@a.example --approval \\", "'laptoplaptoplaptoplaptopla.a.example/YXBwcm92ZWQ'")
+	r.key(tea.KeyEsc)
+	r.types("/approve ?")
+	r.sees("! that is not what `isthmus chat login --with` prints")
+	r.types("/link abcdef")
+	r.did("link " + string(chatTablet))
+	r.types("/revoke abcde")
+	r.sees("! 2 devices of yours begin with abcde: abcdef (tablet), abcdeg (old[2J)")
+	r.types("/revoke abcdeg")
+	r.sees("End a device for ever?", chatOld.ID())
+	r.key(tea.KeyEnter)
+	r.sees("Nothing was changed.")
+	r.types("/revoke lapt")
+	r.sees("WARNING: it is THIS device.")
+	r.update(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("y")})
+	r.did("revoke " + string(chatLaptop))
+	if slices.Contains(r.chat.did, "revoke "+string(chatOld)) {
+		t.Error("a device is ended without a yes")
+	}
+	r.types("/consent")
+	r.sees("Who may add you", "bob@b.example   yes", "everybody else  no")
+	r.key(tea.KeyEsc)
+	r.types("/consent carol no")
+	r.did("consent {User:mimi://a.example/u/carol May:false Forget:false}")
+	r.key(tea.KeyEsc)
+	r.types("/consent carol")
+	r.sees("! say yes, no or forget of \"carol\"")
+	r.types("/letters")
+	r.sees("Letters: 1", "bob@b.example invites you: /join mimi://a.example/r/garden", "    sesame")
+	r.key(tea.KeyEsc)
+	r.types("/accept carol")
+	r.sees("! there is no such invitation")
+	r.types("/accept bob@b.example")
+	r.did("join mimi://a.example/r/garden sesame")
+	r.types("/rooms")
+	r.sees("Your rooms: 2", "garden  end-to-end encrypted", "    mimi://a.example/r/garden", "#lobby  NOT encrypted")
+	r.key(tea.KeyEsc)
+	r.types("/room garden")
+	r.types("/authority")
+	r.sees("a.example", "2 of 2 have to agree")
+	r.key(tea.KeyEsc)
+	r.types("/authority C.example")
+	r.did("authority mimi://a.example/r/garden [c.example] 0")
+}
+
+// What an action came to goes with the next key or a later message; an error stays
+// until one goes on, an alarm until Esc. None is cut if there is place.
+func TestChatUINotes(t *testing.T) {
+	r := newUIRig(t)
+	now := time.Unix(1000, 0)
+	r.ui.now = func() time.Time { return now }
+	said := uiNews{Lines: []chatLine{{Room: chatGarden, Seq: 9, Sender: chatBob, Kind: chatSaid, Text: "news"}}}
+	r.ui.say("Done.")
+	r.update(said)
+	r.sees("Done.") // it was not read yet
+	now = now.Add(uiNoteAt)
+	r.update(said)
+	r.seesNot("Done.")
+	r.ui.say("Done.")
+	r.key(tea.KeyLeft)
+	r.seesNot("Done.")
+	r.ui.warn("that did not work " + strings.Repeat("because of this ", 14) + "end")
+	r.sees("because of this end")
+	r.key(tea.KeyLeft)
+	r.update(said)
+	r.sees("! that did not work")
+	r.types("going on")
+	r.seesNot("that did not work")
+	r.ui.warn("again")
+	r.key(tea.KeyEsc)
+	r.seesNot("again")
+	r.update(uiNews{Warnings: []string{"look out"}})
+	r.types("still here")
+	r.key(tea.KeyLeft)
+	r.sees("! look out (Esc)")
+	r.update(tea.WindowSizeMsg{Width: 30, Height: 9})
+	r.ui.warn(strings.Repeat("much ", 100))
+	r.sees("…", "NOT ENCRYPTED>")
+	r.key(tea.KeyEsc)
+	r.key(tea.KeyEsc)
+	r.seesNot("much", "look out")
+}
+
+// Lines that are pasted are one message, with its line breaks.
+func TestChatUIPaste(t *testing.T) {
+	r := newUIRig(t)
+	r.update(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("one\r\ntwo\nthree"), Paste: true})
+	r.sees("> one↵two↵three")
+	r.update(tea.KeyMsg{Type: tea.KeyEnter, Alt: true})
+	r.types("four")
+	r.did(`send mimi://a.example/r/lobby ["one\ntwo\nthree\nfour"]`)
 }
 
 // A device is verified by yes to the words, and by nothing else.

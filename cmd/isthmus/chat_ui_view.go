@@ -19,6 +19,7 @@ const (
 	uiMinWidth = 20
 	uiMessage  = 60 // lines of one message, about; what is longer is cut
 	uiFrame    = 7  // lines that are not history: title, two of the room, note, rule, compose, keys
+	uiNoteMost = 4  // lines of the note, if the history can do without them
 )
 
 // A uiStyle is colours, or none. No meaning is in a colour alone: a word or sign
@@ -62,16 +63,19 @@ func (u *chatUI) View() string {
 	w, h := max(u.width, uiMinWidth), max(u.height, uiFrame+1)
 	lines := make([]string, 0, h)
 	lines = append(lines, u.titleBar(w))
-	left := u.listLines(w, h-uiFrame+2)
+	note := u.noteLines(w)
+	rows := h - uiFrame + 3 - len(note)
+	left := u.listLines(w, rows)
 	right := append(u.roomHeader(u.rightWidth(w)), u.middle(u.rightWidth(w))...)
-	for i := range h - uiFrame + 2 {
+	for i := range rows {
 		if left == nil {
 			lines = append(lines, fit(lineAt(right, i), w))
 			continue
 		}
 		lines = append(lines, fit(lineAt(left, i), uiList)+u.style.faint.Render("│")+" "+fit(lineAt(right, i), u.rightWidth(w)))
 	}
-	lines = append(lines, u.style.faint.Render(strings.Repeat("─", w)), u.noteLine(w), u.composeLine(w), u.keysLine(w))
+	lines = append(append(lines, u.style.faint.Render(strings.Repeat("─", w))), note...)
+	lines = append(lines, u.composeLine(w), u.keysLine(w))
 	return strings.Join(lines, "\n")
 }
 
@@ -88,15 +92,22 @@ func fit(s string, w int) string {
 	return s + strings.Repeat(" ", max(w-lipgloss.Width(s), 0))
 }
 
+// listed reports whether there is place for the list of rooms. A panel is shown
+// without it: what stands there is often copied with the mouse.
+func (u *chatUI) listed(w int) bool { return w >= uiMinList && u.panel == nil }
+
 func (u *chatUI) rightWidth(w int) int {
-	if w < uiMinList {
+	if !u.listed(w) {
 		return w
 	}
 	return w - uiList - 2
 }
 
-func (u *chatUI) historyHeight() int { return max(max(u.height, uiFrame+1)-uiFrame, 1) }
-func (u *chatUI) page() int          { return max(u.historyHeight()-1, 1) }
+func (u *chatUI) historyHeight() int {
+	h := max(u.height, uiFrame+1)
+	return max(h-uiFrame+1-len(u.noteLines(max(u.width, uiMinWidth))), 1)
+}
+func (u *chatUI) page() int { return max(u.historyHeight()-1, 1) }
 
 func (u *chatUI) titleBar(w int) string {
 	state := "connected"
@@ -104,12 +115,12 @@ func (u *chatUI) titleBar(w int) string {
 		state = "! " + screenLine(u.status)
 	}
 	who := " isthmus chat  " + shortUser(u.self.User, "")
-	return u.style.bar.Render(fit(fit(who, max(w-lipgloss.Width(state)-1, 0))+state, w))
+	return u.style.bar.Render(fit(fit(who, max(w-lipgloss.Width(state)-2, 0))+" "+state, w))
 }
 
 // listLines is the list of rooms, nil where it has no place.
 func (u *chatUI) listLines(w, h int) []string {
-	if w < uiMinList {
+	if !u.listed(w) {
 		return nil
 	}
 	out := make([]string, 0, h)
@@ -285,18 +296,28 @@ func wrapped(prefix, s string, w int, indent string) []string {
 	return lines
 }
 
-func (u *chatUI) noteLine(w int) string {
+// noteLines is the note in as many lines as it needs and may have.
+func (u *chatUI) noteLines(w int) []string {
+	text, style := screenLine(u.note.text), lipgloss.NewStyle()
 	switch {
-	case u.note.text == "" && u.busy > 0:
-		return fit("…", w)
+	case text == "" && u.busy > 0:
+		text = "…"
 	case u.note.bad:
-		more := ""
+		text, style = "! "+text, u.style.bad
 		if u.note.alarm && len(u.notes) > 0 {
-			more = fmt.Sprintf(" (Esc: %d more)", len(u.notes))
+			text += fmt.Sprintf(" (Esc: %d more)", len(u.notes))
+		} else if u.note.alarm {
+			text += " (Esc)"
 		}
-		return u.style.bad.Render(fit("! "+screenLine(u.note.text)+more, w))
 	}
-	return fit(screenLine(u.note.text), w)
+	lines := wrapped("", text, w, "  ")
+	if most := min(uiNoteMost, max(u.height, uiFrame+1)-uiFrame); len(lines) > most {
+		lines = append(lines[:most-1], strings.Join(lines[most-1:], " ")) // fit says that there was more
+	}
+	for i := range lines {
+		lines[i] = style.Render(fit(lines[i], w))
+	}
+	return lines
 }
 
 // composeLine says before the text who will be able to read it.
