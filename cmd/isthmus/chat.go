@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -25,6 +26,7 @@ const chatWait = 10 * time.Second
 type chatApp struct {
 	*cli
 	flags chatFlags
+	holds string // what a verb is that has the device for long: holdScreen, holdTail
 	// open returns the device; tests put another in its place.
 	open func(ctx context.Context) (chatter, func() error, error)
 }
@@ -52,7 +54,7 @@ A room is written as its name or as mimi://…, a user as alice@a.example.`,
   isthmus chat create garden bob@b.example
   echo hello | isthmus chat send garden
   isthmus chat tail --json`,
-		RunE: a.run(a.terminal),
+		RunE: a.holding(holdScreen, a.terminal),
 	}
 	a.profileFlags(cmd)
 	cmd.AddCommand(a.loginCommand(), a.createCommand(), a.inviteCommand(), a.consentCommand(), a.lettersCommand(), a.joinCommand(), a.leaveCommand(), a.removeCommand(), a.authorityCommand(),
@@ -87,7 +89,14 @@ func (a *chatApp) openProfile(ctx context.Context) (chatter, func() error, error
 		s.Close()
 		return nil, nil, core.Errorf(core.Unauthenticated, "the homeserver does not know this device yet: finish `isthmus chat login %s`", shortUser(p.User, ""))
 	}
-	return s, s.Close, nil
+	if a.holds == "" {
+		return s, s.Close, nil
+	}
+	release, err := p.hold(a.holds)
+	if err != nil {
+		return nil, nil, errors.Join(err, s.Close())
+	}
+	return s, func() error { release(); return s.Close() }, nil
 }
 
 // A verb is what a command does with the device.
@@ -108,6 +117,15 @@ func (a *chatApp) run(do verb) func(*cobra.Command, []string) error {
 			}
 		}()
 		return do(ctx, chat, args)
+	}
+}
+
+// holding is run for a verb that has the device for long, and says so to others.
+func (a *chatApp) holding(what string, do verb) func(*cobra.Command, []string) error {
+	run := a.run(do)
+	return func(cmd *cobra.Command, args []string) error {
+		a.holds = what
+		return run(cmd, args)
 	}
 }
 

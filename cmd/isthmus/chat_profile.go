@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/term"
@@ -25,6 +27,7 @@ import (
 const (
 	profileName    = "profile.json"
 	profileStore   = "chat.db"
+	profileHolder  = "holder.json"
 	maxProfile     = 64 << 10
 	maxProfiles    = 1000
 	chatPassphrase = "ISTHMUS_CHAT_PASSPHRASE"
@@ -206,15 +209,69 @@ func keyFile(file string, fresh bool) ([]byte, error) {
 	return key, nil
 }
 
-// open opens the profile's store. Another process that has it is waited for: two at
-// once would use the same keys twice.
+// A holder is a process that has a device for long: others do not wait for it.
+type holder struct {
+	PID  int    `json:"pid"`
+	What string `json:"what"`
+}
+
+// What a holder is, and how long it is waited for: it may be about to end.
+const (
+	holdScreen = "screen"
+	holdTail   = "tail"
+	holdWait   = time.Second
+)
+
+// hold says to other processes what this one is that has the device, until release.
+func (p *chatProfile) hold(what string) (release func(), err error) {
+	text, err := json.Marshal(holder{os.Getpid(), what})
+	file := filepath.Join(p.dir, profileHolder)
+	if err == nil {
+		err = os.WriteFile(file, text, 0o600)
+	}
+	if err != nil {
+		return nil, core.Errorf(core.Unavailable, "profile: %w", err)
+	}
+	return func() { os.Remove(file) }, nil // one that stays names a process that is gone
+}
+
+// held says who has the device for long, "" if nobody is known to. Only its store
+// says that it is in use at all: this says by whom.
+func (p *chatProfile) held() string {
+	text, err := os.ReadFile(filepath.Join(p.dir, profileHolder))
+	var h holder
+	if err != nil || json.Unmarshal(text, &h) != nil || h.PID <= 0 {
+		return ""
+	}
+	process, err := os.FindProcess(h.PID)
+	if err == nil { // asks whether it is there, and sends nothing
+		err = process.Signal(syscall.Signal(0))
+	}
+	if err != nil && !errors.Is(err, fs.ErrPermission) {
+		return ""
+	}
+	switch h.What {
+	case holdScreen:
+		return fmt.Sprintf("the full-screen client of this device is running (process %d): end it first, or type there what is to be done (/help)", h.PID)
+	case holdTail:
+		return fmt.Sprintf("`isthmus chat tail` is running with this device (process %d): end it first", h.PID)
+	}
+	return ""
+}
+
+// open opens the profile's store. Another process that has it is waited for, unless
+// it has it for long: two at once would use the same keys twice.
 func (p *chatProfile) open(ctx context.Context, secret client.Secret, wait time.Duration) (*store.DB, client.KV, error) {
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return nil, nil, core.Errorf(core.Unavailable, "profile: %w", err)
 	}
 	o := store.Options{URL: "sqlite:" + filepath.Join(p.dir, profileStore), Homeserver: p.User.Domain(), Log: slog.New(slog.DiscardHandler)}
 	db, err := store.Open(ctx, o)
-	for end := time.Now().Add(wait); core.CodeOf(err) == core.Unavailable && time.Now().Before(end); {
+	begun := time.Now()
+	for core.CodeOf(err) == core.Unavailable && err != nil && time.Since(begun) < wait {
+		if wait == chatWait && time.Since(begun) >= holdWait && p.held() != "" {
+			break // with another --wait one wants to
+		}
 		select {
 		case <-ctx.Done():
 			return nil, nil, core.Errorf(core.Unavailable, "interrupted")
@@ -223,7 +280,8 @@ func (p *chatProfile) open(ctx context.Context, secret client.Secret, wait time.
 		db, err = store.Open(ctx, o)
 	}
 	if core.CodeOf(err) == core.Unavailable && err != nil {
-		return nil, nil, &core.Error{Code: core.Unavailable, Err: err, Text: "another isthmus chat uses this device: end it, or wait longer with --wait"}
+		text := cmp.Or(p.held(), "another isthmus chat uses this device: end it, or wait longer with --wait")
+		return nil, nil, &core.Error{Code: core.Unavailable, Err: err, Text: text}
 	}
 	if err != nil {
 		return nil, nil, err

@@ -409,13 +409,13 @@ func (a *chatApp) roomsCommand() *cobra.Command {
 					fmt.Fprintln(w, "You are in no room yet: `isthmus chat create` makes one.")
 					return
 				}
-				fmt.Fprintln(w, "ROOM\tENCRYPTION\tUNREAD\tEPOCH\tSECURITY DOMAIN")
+				fmt.Fprintln(w, "ROOM\tENCRYPTION\tUNREAD\tEPOCH\tADDRESS\tSECURITY DOMAIN")
 				for _, r := range rooms {
 					domain := r.Domain
 					if domain == "" {
 						domain = "none"
 					}
-					fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\n", screenLine(r.Name), roomKind(r), r.Unread, r.Epoch, screenLine(domain))
+					fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\n", screenLine(r.Name), roomKind(r), r.Unread, r.Epoch, screenLine(string(r.Room)), screenLine(domain))
 					for _, warning := range r.Warnings {
 						fmt.Fprintf(w, "  WARNING: %s\n", screenLine(warning))
 					}
@@ -551,7 +551,7 @@ func (a *chatApp) tailCommand() *cobra.Command {
 		Long: `Show what was not read yet, then what comes, until it is interrupted; what was shown
 counts as read. Of one room, or of all.`,
 	}
-	cmd.RunE = a.run(func(ctx context.Context, chat chatter, args []string) error {
+	cmd.RunE = a.holding(holdTail, func(ctx context.Context, chat chatter, args []string) error {
 		t.all = cmd.Flags().Changed("since")
 		return a.tail(ctx, chat, args, &t)
 	})

@@ -87,8 +87,9 @@ func TestChatVerbs(t *testing.T) {
 	r.says("You asked to leave garden: another", "leave", "garden", "--wait", "1ms")
 	r.says(`"done": "leaving"`, "leave", "garden", "--wait", "0", "--json")
 	r.says("Removed carol.", "remove", "garden", "carol")
-	r.says("garden  end-to-end encrypted  0       5      mimi://a.example/g/garden", "rooms")
-	r.says("#lobby  NOT encrypted         2       0      none", "rooms")
+	r.says("garden  end-to-end encrypted  0       5      mimi://a.example/r/garden  mimi://a.example/g/garden", "rooms")
+	r.says("#lobby  NOT encrypted         2       0      mimi://a.example/r/lobby   none", "rooms")
+	r.says(`"room": "mimi://a.example/r/garden"`, "rooms", "--json")
 	r.says("alice@a.example", "members", "garden")
 	r.says("[NOT verified] phone[31m phonephone", "members", "garden")
 	r.says("laptoplaptoplaptoplaptopla  laptop  this device", "devices")
@@ -352,8 +353,29 @@ func TestChatSecrets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := p.open(t.Context(), key, 100*time.Millisecond); core.CodeOf(err) != core.Unavailable || !strings.Contains(err.Error(), "another isthmus chat") {
-		t.Errorf("two processes: %v", err)
+	busy := func(want string) {
+		t.Helper()
+		if _, _, err := p.open(t.Context(), key, 100*time.Millisecond); core.CodeOf(err) != core.Unavailable || !strings.Contains(err.Error(), want) {
+			t.Errorf("two processes: %v", err)
+		}
+	}
+	busy("another isthmus chat uses this device")
+	release, err := p.hold(holdScreen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy(fmt.Sprintf("the full-screen client of this device is running (process %d)", os.Getpid()))
+	start := time.Now()
+	if _, _, err := p.open(t.Context(), key, chatWait); core.CodeOf(err) != core.Unavailable || time.Since(start) > chatWait/2 {
+		t.Errorf("after %v: %v", time.Since(start), err)
+	}
+	release()
+	busy("another isthmus chat uses this device")
+	for _, stale := range []string{"{", `{"pid": 0, "what": "tail"}`, `{"pid": 1073741824, "what": "tail"}`, `{"pid": -1, "what": "tail"}`} {
+		if err := os.WriteFile(filepath.Join(dir, profileHolder), []byte(stale), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		busy("another isthmus chat uses this device")
 	}
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
