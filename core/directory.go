@@ -39,7 +39,7 @@ type Session struct {
 // A JoinCode opens a room to those who know it. Only its hash is kept.
 type JoinCode struct {
 	Room    RoomID
-	Hash    [32]byte // SHA-256 of "isthmus join code" 0x00 room 0x00 code
+	Hash    [32]byte // of the code and room; people choose codes, so it should be slow
 	By      UserURI
 	Uses    uint32    // how often it may still be used; 0 = without limit
 	Expires time.Time // zero = never
@@ -91,14 +91,14 @@ type (
 	// LeaseGroupInfo hands out what an external commit to a Group needs, to one
 	// requester at a time for a short while (PROTOCOL §7). Output.Lease has it.
 	// The device is one that PutDevice has taken up. Limited: it is somebody
-	// else's turn, or By took leases before and did not commit, or too many codes
+	// else's turn, or By took leases before and did not commit, or too many wrong codes
 	// were tried. A code's use counts once for all leases of a user within ten
 	// minutes.
 	LeaseGroupInfo struct {
 		Room RoomID
 		User UserURI
 		By   DeviceURI
-		Code string // a join code, "" if none
+		Code [32]byte // the hash of a join code, as in JoinCode; zero if none
 	}
 	// PutJoinCode makes a join code, or with Drop removes it.
 	PutJoinCode struct {

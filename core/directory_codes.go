@@ -1,9 +1,9 @@
 package core
 
 import (
-	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
+	"slices"
 	"time"
 
 	"github.com/isthmus-chat/isthmus/core/policy"
@@ -29,12 +29,6 @@ type codeRow struct {
 	By      UserURI
 	Uses    uint32
 	Expires int64 // Unix seconds; 0 = never
-}
-
-// JoinCodeHash is how a join code is kept: SHA-256("isthmus join code" || 0x00 ||
-// room || 0x00 || code).
-func JoinCodeHash(room RoomID, code string) [32]byte {
-	return sha256.Sum256([]byte("isthmus join code\x00" + string(room) + "\x00" + code))
 }
 
 // JoinCodesOf lists the join codes of a room. Some may have expired.
@@ -126,26 +120,40 @@ func dropCode(tx Tx, c *JoinCode) error {
 	return asBroken(tx.DropValue(joinCodes, codeKey(c)))
 }
 
-// tryCode looks for a join code. Tries are limited for the user and for the room,
-// since people choose codes that can be guessed; all codes of the room are
-// compared, each in constant time.
-func (e *Engine) tryCode(tx Tx, now time.Time, room RoomID, user UserURI, code string) (*JoinCode, error) {
-	if len(code) > MaxName {
-		return nil, Errorf(Invalid, "a join code has at most %d octets", MaxName)
+// strangerTries is how many times more a wrong code costs a homeserver that has
+// nobody in the room.
+const strangerTries = 10
+
+// tries are what one wrong join code is charged to, since people choose codes that
+// can be guessed: the user, their homeserver, for it may make up users, and, as
+// anybody may make up homeservers, all of those together that have nobody in the
+// room. So who guesses keeps out nobody of this homeserver, nor of one in the room.
+func (e *Engine) tries(r Reader, room RoomID, user UserURI) ([]charge, error) {
+	m, key, house := e.memory(), RoomKey(room)+" ", hostOf(user.Domain())
+	head, err := GroupOf(r, room)
+	if err != nil {
+		return nil, err
 	}
-	m := e.memory()
-	wait := m.tries.take(RoomKey(room)+" "+string(user), 1, now)
-	if wait == 0 {
-		wait = m.roomTry.take(RoomKey(room), 1, now)
+	if slices.Contains(head.Domains, user.Domain()) || user.Domain() == e.cfg.Homeserver {
+		return []charge{{&m.houseTry, key + house, 1}, {&m.userTry, key + string(user), 1}}, nil
 	}
-	if wait > 0 {
+	return []charge{{&m.houseTry, key, 1}, {&m.houseTry, key + house, strangerTries}, {&m.userTry, key + string(user), 1}}, nil
+}
+
+// tryCode looks for a join code by its hash. Wrong ones are limited; all codes of the
+// room are compared, each in constant time.
+func (e *Engine) tryCode(tx Tx, now time.Time, room RoomID, user UserURI, hash [32]byte) (*JoinCode, error) {
+	tries, err := e.tries(tx, room, user)
+	if err != nil {
+		return nil, err
+	}
+	if wait := takeAll(tries, now); wait > 0 {
 		return nil, limited(wait, "too many join codes tried")
 	}
 	codes, err := JoinCodesOf(tx, room)
 	if err != nil {
 		return nil, err
 	}
-	hash := JoinCodeHash(room, code)
 	found := -1
 	for i := range codes {
 		over := !codes[i].Expires.IsZero() && !codes[i].Expires.After(now)
@@ -156,6 +164,7 @@ func (e *Engine) tryCode(tx Tx, now time.Time, room RoomID, user UserURI, code s
 	if found < 0 {
 		return nil, Refuse(Denied, BadKey, "that is no join code of that room")
 	}
+	giveBack(tries)
 	return &codes[found], nil
 }
 
@@ -291,7 +300,7 @@ func (e *Engine) lendByCode(tx Tx, now time.Time, in *LeaseGroupInfo, info func(
 	if before {
 		return info(true)
 	}
-	if in.Code == "" {
+	if in.Code == [32]byte{} {
 		return info(false)
 	}
 	code, err := e.tryCode(tx, now, in.Room, in.User, in.Code)

@@ -1,6 +1,7 @@
 package core_test
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"testing"
 	"time"
@@ -27,13 +28,21 @@ func newCodeHouse(t *testing.T, strangers int, option policy.Option) (*house, []
 	return h, ds
 }
 
+func codeHash(room core.RoomID, code string) [32]byte {
+	return sha256.Sum256([]byte(string(room) + code))
+}
+
 func code(room core.RoomID, by core.UserURI, text string, uses uint32, expires time.Time) core.PutJoinCode {
-	return core.PutJoinCode{Code: core.JoinCode{Room: room, Hash: core.JoinCodeHash(room, text), By: by, Uses: uses, Expires: expires}}
+	return core.PutJoinCode{Code: core.JoinCode{Room: room, Hash: codeHash(room, text), By: by, Uses: uses, Expires: expires}}
 }
 
 // ask asks for a lease.
 func (d *device) ask(h *house, code string) (*core.GroupInfoLease, error) {
-	outs, errs := h.apply(core.LeaseGroupInfo{Room: club, User: d.user, By: d.uri, Code: code})
+	in := core.LeaseGroupInfo{Room: club, User: d.user, By: d.uri}
+	if code != "" {
+		in.Code = codeHash(club, code)
+	}
+	outs, errs := h.apply(in)
 	return outs[0].Lease, errs[0]
 }
 
@@ -85,7 +94,7 @@ func TestJoinCodesOpenARoom(t *testing.T) {
 		h.pass()
 	}
 	h.view(func(r core.Reader) {
-		if codes := must(core.JoinCodesOf(r, club))(t); len(codes) != 1 || codes[0].Hash != core.JoinCodeHash(club, "many") || codes[0].By != alice {
+		if codes := must(core.JoinCodesOf(r, club))(t); len(codes) != 1 || codes[0].Hash != codeHash(club, "many") || codes[0].By != alice {
 			t.Fatalf("%+v", codes)
 		}
 	})
@@ -169,32 +178,75 @@ func TestPutJoinCodeIsForWhoMay(t *testing.T) {
 	wantCode(t, errs[0], core.TooLarge)
 }
 
-// Nobody guesses a passphrase by trying: not one user, and not many.
-func TestTriesOfJoinCodesAreLimited(t *testing.T) {
-	h, ds := newCodeHouse(t, 20, policy.JoinCodes())
-	h.do(code(club, alice, "secret", 0, time.Time{}))
-	tries := func(d *device) (n int) {
-		for ; n < 100; n++ {
-			if _, err := d.ask(h, fmt.Sprint("guess", n)); core.CodeOf(err) == core.Limited {
-				break
-			}
+// guess tries wrong join codes until it is told to wait.
+func (d *device) guess(h *house) (n int) {
+	for ; n < 1000; n++ {
+		if _, err := d.ask(h, fmt.Sprint("guess", n)); core.CodeOf(err) == core.Limited {
+			break
 		}
-		return n
 	}
-	if n := tries(ds[0]); n != 5 {
-		t.Fatalf("%d tries of one user", n)
+	return n
+}
+
+// visitors are devices of users of another homeserver, or of another of its ports.
+func visitors(t *testing.T, h *house, domain string, from, to int) (ds []*device) {
+	h.do(core.PutHomeserver{Record: homeRecord(t, domain)})
+	for i := from; i < to; i++ {
+		d := newDevice(t, core.NewUserURI(domain, fmt.Sprint("visitor", i)), "phone")
+		h.do(core.PutDevice{Proof: d.proof})
+		ds = append(ds, d)
 	}
-	all := 0
-	for _, d := range ds[1:] {
-		all += tries(d)
+	return ds
+}
+
+// Nobody guesses a passphrase by trying: not one user, and not many, in days.
+func TestTriesOfJoinCodesAreLimited(t *testing.T) {
+	h, ds := newCodeHouse(t, 30, policy.JoinCodes())
+	h.do(code(club, alice, "secret", 0, time.Time{}))
+	one, all := 0, 0
+	for range 5 {
+		one += ds[0].guess(h)
+		for _, d := range ds[1:] {
+			all += d.guess(h)
+		}
+		h.now = h.now.Add(24 * time.Hour)
 	}
-	if all > 60 {
-		t.Fatalf("%d tries of many", all)
+	if one != 5*5 || all > 5*150+100 {
+		t.Fatalf("%d tries of one user, %d of many", one, all)
 	}
+	ds[0].guess(h)
 	_, err := ds[0].ask(h, "secret")
 	wantCode(t, err, core.Limited)
 	h.now = h.now.Add(time.Hour)
 	must(ds[0].ask(h, "secret"))(t)
+}
+
+// Strangers who guess, behind as many homeservers and ports as they like, keep out
+// nobody of this homeserver and of those that are in the room; and who knows the code
+// takes no try from others.
+func TestGuessersKeepOutNobodyElse(t *testing.T) {
+	h, ds := newCodeHouse(t, 1, policy.JoinCodes())
+	h.do(code(club, alice, "secret", 0, time.Time{}))
+	bobs := visitors(t, h, domainB, 0, 2)
+	h.must(bobs[0].enter(h, must(bobs[0].ask(h, "secret"))(t)))
+	hosts := make([]int, 11)
+	all := 0
+	for host := range hosts {
+		for port := range 2 {
+			for _, d := range visitors(t, h, fmt.Sprintf("evil%d.example:%d", host, 1+port), 0, 3) {
+				hosts[host] += d.guess(h)
+			}
+		}
+		all += hosts[host]
+	}
+	if hosts[0] != 10 || all != 100 {
+		t.Fatalf("%d guesses of strangers: %v", all, hosts)
+	}
+	must(bobs[1].ask(h, "secret"))(t)
+	for range 8 {
+		h.now = h.now.Add(11 * time.Minute) // the last use counts no longer
+		must(ds[0].ask(h, "secret"))(t)
+	}
 }
 
 // One at a time; who takes and does not commit is slowed down, then refused, and a

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/isthmus-chat/isthmus/core/identity"
@@ -303,6 +304,13 @@ func (e *Engine) arrive(tx Tx, now time.Time, rec identity.SignedRecord, att ide
 		return limited(wait, "too many new devices of one homeserver")
 	}
 	return count(tx, deviceCounts, rec.Domain(), maxPeerDevices)
+}
+
+// hostOf is a homeserver's domain without the port that several on one machine have:
+// they share a certificate, and whoever has that can have them all.
+func hostOf(domain string) string {
+	host, _, _ := strings.Cut(domain, ":")
+	return host
 }
 
 // count adds one to a number that has a bound.

@@ -104,7 +104,7 @@ func TestDirectoryFailsWithItsStore(t *testing.T) {
 		joinCode, drop, core.PutJoinCode{Code: drop.Code, Drop: true},
 		core.PutLetters{From: string(alice), Letters: []core.Letter{letter(bo, "x"), letter(bo, "y")}},
 		core.DropLetters{Device: bo.uri, UpTo: 1},
-		core.LeaseGroupInfo{Room: club, User: bob, By: s.uri(), Code: "twice"},
+		core.LeaseGroupInfo{Room: club, User: bob, By: s.uri(), Code: codeHash(club, "twice")},
 	}
 	for _, in := range steps {
 		h.must(h.failEverywhere(in))

@@ -32,7 +32,7 @@ func FuzzDirectory(f *testing.F) {
 			core.ClaimKeyPackages{By: s, Users: []core.UserURI{core.UserURI(s), alice}, Suites: []uint16{1}},
 			core.PutLetters{From: s, Letters: []core.Letter{{Device: core.DeviceURI(s), Kind: core.LetterSealed, Body: b}, letter(d, s)}},
 			core.PutWelcome{From: s, Welcome: core.Welcome{Room: club, Message: b, Tree: b}},
-			core.LeaseGroupInfo{Room: core.RoomID(s), User: alice, By: d.uri, Code: s},
+			core.LeaseGroupInfo{Room: core.RoomID(s), User: alice, By: d.uri, Code: codeHash(core.RoomID(s), s)},
 			core.PutJoinCode{Code: core.JoinCode{Room: core.RoomID(s), By: alice}},
 			core.DropLetters{Device: core.DeviceURI(s), UpTo: 1},
 		)

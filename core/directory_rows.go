@@ -124,8 +124,8 @@ type directory struct {
 	drains   meter // one-time packages, by device
 	letters  meter // by sender
 	pairs    meter // letters, by sender and device
-	tries    meter // of join codes, by room and user
-	roomTry  meter // of join codes, by room
+	userTry  meter // wrong join codes, by room and user
+	houseTry meter // wrong join codes, by room and homeserver
 	trees    meter // KiB of those that come with Welcomes, by sender
 	leases   recent[turn]
 	lessees  recent[lessee]
@@ -144,8 +144,8 @@ func (e *Engine) memory() *directory {
 			drains:   meter{Burst: 60, Every: 10 * time.Second},
 			letters:  meter{Burst: 1000 * userWeight, Every: 100 * time.Millisecond / userWeight},
 			pairs:    meter{Burst: 100 * pairWeight, Every: 10 * time.Second / pairWeight},
-			tries:    meter{Burst: 5, Every: time.Minute},
-			roomTry:  meter{Burst: 50, Every: 10 * time.Second},
+			userTry:  meter{Burst: 5, Every: time.Hour},
+			houseTry: meter{Burst: 100, Every: 10 * time.Minute},
 			trees:    meter{Burst: 4 * maxTree >> 10, Every: 10 * time.Millisecond},
 		}
 	}
@@ -311,6 +311,35 @@ func (m *meter) take(key string, n int, now time.Time) (wait time.Duration) {
 	}
 	m.full.put(key, then)
 	return 0
+}
+
+// give takes back what take charged.
+func (m *meter) give(key string, n int) {
+	m.full.put(key, m.full.get(key).Add(-time.Duration(min(n, m.Burst))*m.Every))
+}
+
+// A charge is so much to a key of a meter.
+type charge struct {
+	m   *meter
+	key string
+	n   int
+}
+
+// takeAll takes every charge, or none and says how long to wait.
+func takeAll(all []charge, now time.Time) time.Duration {
+	for i, c := range all {
+		if wait := c.m.take(c.key, c.n, now); wait > 0 {
+			giveBack(all[:i])
+			return wait
+		}
+	}
+	return 0
+}
+
+func giveBack(all []charge) {
+	for _, c := range all {
+		c.m.give(c.key, c.n)
+	}
 }
 
 // limited is the refusal of who has to wait.

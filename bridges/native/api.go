@@ -86,6 +86,7 @@ type api struct {
 	offers offers
 	joins  joins
 	limits limits
+	codes  *codes
 	counts *apiMetrics
 	bodies *loads
 	naming sync.Mutex // while a name is looked up and taken
@@ -99,9 +100,9 @@ type running struct {
 	gw  bridges.Gateway
 }
 
-func newAPI(cfg *Config, p peers) *api {
+func newAPI(cfg *Config, p peers, codes *codes) *api {
 	cfg.API.fill()
-	a := &api{cfg: cfg, log: cfg.Log, peers: p, mux: http.NewServeMux(), hub: newHub(cfg.API.Streams), limits: newLimits(&cfg.API), bodies: newLoads(maxBodies)}
+	a := &api{cfg: cfg, log: cfg.Log, peers: p, mux: http.NewServeMux(), hub: newHub(cfg.API.Streams), limits: newLimits(&cfg.API), codes: codes, bodies: newLoads(maxBodies)}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}

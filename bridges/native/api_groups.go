@@ -19,7 +19,6 @@ const (
 	aeadTag   = 16 // octets of AES-128-GCM
 	maxKEM    = 2048
 	minLetter = 256 // octets of the smallest size class
-	maxCode   = 255 // octets of a join code
 	maxAsked  = 16  // homeservers asked by one claim
 )
 
@@ -114,11 +113,10 @@ func (a *api) joinCode(c *call, in *wire.JoinCode) (core.JoinCode, error) {
 	if err != nil {
 		return core.JoinCode{}, err
 	}
-	if in.Code == "" || len(in.Code) > maxCode {
-		return core.JoinCode{}, core.Errorf(core.Invalid, "a join code has 1 to %d octets", maxCode)
+	code := core.JoinCode{Room: room, By: c.session.User, Uses: in.Uses}
+	if code.Hash, err = a.codes.hash(c.ctx(), string(c.session.User), room, in.Code); err != nil {
+		return core.JoinCode{}, err
 	}
-	code := core.JoinCode{Room: room, By: c.session.User, Uses: in.Uses,
-		Hash: core.JoinCodeHash(room, in.Code)}
 	if in.Expires > 0 {
 		code.Expires = time.UnixMilli(in.Expires)
 	}

@@ -211,11 +211,11 @@ func (a *api) groupInfo(c *call, in *wire.GetGroupInfo) (*wire.GroupInfo, error)
 // lend takes a lease at one homeserver of a room.
 func (a *api) lend(ctx context.Context, c *call, room core.RoomID, at string, in *wire.GetGroupInfo) (*wire.GroupInfo, error) {
 	if a.home(at) {
-		out, err := a.gw().Do(ctx, core.LeaseGroupInfo{Room: room, User: c.session.User, By: c.session.Device, Code: in.Code})
+		lease, err := a.codes.lease(ctx, a.gw(), string(c.session.User), core.LeaseGroupInfo{Room: room, User: c.session.User, By: c.session.Device}, in.Code)
 		if err != nil {
 			return nil, err
 		}
-		return sealGroupInfo(room, in.Key, out.Lease)
+		return sealGroupInfo(room, in.Key, lease)
 	}
 	me, err := a.device(c, c.session.Device)
 	if err != nil {

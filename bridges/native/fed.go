@@ -59,6 +59,7 @@ type federation struct {
 	keys      *keyring
 	metrics   *fedMetrics
 	guests    *guests
+	codes     *codes
 	addresses *addresses
 	offers    offers
 
@@ -76,7 +77,7 @@ type federation struct {
 
 var _ peers = (*federation)(nil)
 
-func newFederation(cfg *Config) (*federation, error) {
+func newFederation(cfg *Config, codes *codes) (*federation, error) {
 	fc := &cfg.Federation
 	setDefault(&fc.Limits.Requests, 2000)
 	setDefault(&fc.Limits.Parallel, 16)
@@ -85,7 +86,7 @@ func newFederation(cfg *Config) (*federation, error) {
 	if fc.Blocked == nil {
 		fc.Blocked = func(string) bool { return false }
 	}
-	f := &federation{cfg: cfg, fc: fc, log: cfg.Log, metrics: newFedMetrics(cfg.Registerer), guests: newGuests(fc.Limits, cfg.Now),
+	f := &federation{cfg: cfg, fc: fc, log: cfg.Log, metrics: newFedMetrics(cfg.Registerer), guests: newGuests(fc.Limits, cfg.Now), codes: codes,
 		peers: map[string]*peer{}, rooms: map[core.RoomID][]*peer{}, unknown: map[core.RoomID]bool{}, met: map[string]time.Time{},
 		resolve: make(chan struct{}, 1), dirty: make(chan struct{}, 1)}
 	if f.log == nil {

@@ -305,11 +305,11 @@ func (f *federation) giveGroupInfo(ctx context.Context, from string, in *wire.Pe
 	if err := f.takeRecords(ctx, []core.Identity{in.Proof}, func(domain string) bool { return domain == from }); err != nil {
 		return nil, err
 	}
-	out, err := f.gw.Do(ctx, core.LeaseGroupInfo{Room: in.Room, User: in.User, By: in.By, Code: in.Code})
+	lease, err := f.codes.lease(ctx, f.gw, hostOf(from), core.LeaseGroupInfo{Room: in.Room, User: in.User, By: in.By}, in.Code)
 	if err != nil {
 		return nil, err
 	}
-	return sealGroupInfo(in.Room, in.Key, out.Lease)
+	return sealGroupInfo(in.Room, in.Key, lease)
 }
 
 // takeHandshake answers POST handshakes: we offer it to the agreement, and answer

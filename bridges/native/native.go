@@ -49,11 +49,12 @@ func New(cfg Config) (*Bridge, error) {
 		cfg.Now = time.Now
 	}
 	b := &Bridge{cfg: cfg}
+	codes := newCodes(cfg.Now)
 	var err error
-	if b.fed, err = newFederation(&b.cfg); err != nil {
+	if b.fed, err = newFederation(&b.cfg, codes); err != nil {
 		return nil, err
 	}
-	b.api = newAPI(&b.cfg, b.fed)
+	b.api = newAPI(&b.cfg, b.fed, codes)
 	return b, nil
 }
 

@@ -369,7 +369,11 @@ func (h *home) groupInfo(room core.RoomID, in wire.GetGroupInfo, s core.Session,
 
 // lease seals what an external commit needs to the key of who asks.
 func (h *home) lease(room core.RoomID, user core.UserURI, by core.DeviceURI, code string, key []byte) (out wire.GroupInfo, err error) {
-	o, err := h.do(core.LeaseGroupInfo{Room: room, User: user, By: by, Code: code})
+	q := core.LeaseGroupInfo{Room: room, User: user, By: by}
+	if code != "" {
+		q.Code = codeHash(room, code)
+	}
+	o, err := h.do(q)
 	if err != nil {
 		return out, err
 	}
