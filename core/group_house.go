@@ -122,8 +122,9 @@ func (e *Engine) SnapshotGroup(tx Tx, room RoomID) ([]byte, error) {
 }
 
 // RestoreGroup takes up a Group at a state that another homeserver of its authority
-// handed over. An older state than what is here changes nothing.
-func (e *Engine) RestoreGroup(tx Tx, now time.Time, room RoomID, snapshot []byte) (Output, error) {
+// handed over. certified is asked of a newer epoch of a room that is here, by number
+// and hashes, whether the homeservers that decide vouch for it.
+func (e *Engine) RestoreGroup(tx Tx, now time.Time, room RoomID, snapshot []byte, certified func(epoch uint64, transcript, tree []byte) error) (Output, error) {
 	var s groupSnapshot
 	if err := strictCBOR.Unmarshal(snapshot, &s); err != nil {
 		return Output{}, Errorf(Invalid, "group snapshot: %w", err)
@@ -143,6 +144,9 @@ func (e *Engine) RestoreGroup(tx Tx, now time.Time, room RoomID, snapshot []byte
 		return Output{}, err
 	}
 	g.head.Info, g.head.InfoTree = s.Info, s.Tree
+	if err := g.public.CheckGroupInfo(mustInfo(g.public, s.Info)); err != nil { // what the hashes do not cover a device has signed
+		return Output{}, Errorf(Invalid, "group snapshot: %w", err)
+	}
 	var before []string
 	old, err := e.group(tx, room)
 	switch {
@@ -153,9 +157,15 @@ func (e *Engine) RestoreGroup(tx Tx, now time.Time, room RoomID, snapshot []byte
 			return Output{}, err
 		}
 	case old.group.public.Epoch() > g.public.Epoch():
-		return Output{}, nil
+		return Output{}, Errorf(Conflict, "a snapshot of an epoch that is over")
 	case old.group.public.Epoch() == g.public.Epoch() && !bytes.Equal(old.group.public.ContextBytes(), g.public.ContextBytes()):
 		return Output{}, Errorf(Invalid, "a snapshot of another epoch than the one agreed")
+	case old.group.public.Epoch() < g.public.Epoch():
+		ctx := g.public.Context()
+		if err := certified(g.public.Epoch(), ctx.ConfirmedTranscriptHash, ctx.TreeHash); err != nil {
+			return Output{}, err
+		}
+		fallthrough
 	default:
 		g.head.Trees, g.stored, before = old.group.head.Trees, old.group.stored, old.group.head.Domains
 	}

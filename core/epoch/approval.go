@@ -28,17 +28,19 @@ const (
 type Approval struct {
 	_          struct{} `cbor:",toarray"`
 	Room       core.RoomID
-	Epoch      uint64 // the one that it opened
-	Commit     []byte // core.HandshakeID
-	Transcript []byte // confirmed_transcript_hash (RFC 9420 §8.2)
-	Tree       []byte // tree_hash (RFC 9420 §7.8)
-	Index      uint64 // place in the room's log; 0: one homeserver decided alone
-	Domain     string // who approves
+	Epoch      uint64   // the one that it opened
+	Commit     []byte   // core.HandshakeID
+	Transcript []byte   // confirmed_transcript_hash (RFC 9420 §8.2)
+	Tree       []byte   // tree_hash (RFC 9420 §7.8)
+	Index      uint64   // place in the room's log; 0: one homeserver decided alone
+	Voters     []string // who decides from then on,
+	Rule       uint8    // and by which rule (core.Authority)
+	Domain     string   // who approves
 }
 
 // same reports whether two approvals are of the same thing.
 func (a *Approval) same(b *Approval) bool {
-	return a.Room == b.Room && a.Epoch == b.Epoch && a.Index == b.Index && bytes.Equal(a.Commit, b.Commit) &&
+	return a.Room == b.Room && a.Epoch == b.Epoch && a.Index == b.Index && a.Rule == b.Rule && slices.Equal(a.Voters, b.Voters) && bytes.Equal(a.Commit, b.Commit) &&
 		bytes.Equal(a.Transcript, b.Transcript) && bytes.Equal(a.Tree, b.Tree)
 }
 
@@ -74,7 +76,7 @@ func (s *signed) open() error {
 	if err := strict.Unmarshal(s.Bytes, &s.a); err != nil {
 		return core.Errorf(core.Invalid, "approval: %w", err)
 	}
-	if a := &s.a; len(a.Commit) != 32 || len(a.Transcript) > 64 || len(a.Tree) > 64 || a.Domain == "" || a.Room == "" {
+	if a := &s.a; len(a.Commit) != 32 || len(a.Transcript) > 64 || len(a.Tree) > 64 || len(a.Voters) > maxApprovals || a.Domain == "" || a.Room == "" {
 		return core.Errorf(core.Invalid, "an approval without its parts")
 	}
 	return nil

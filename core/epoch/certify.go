@@ -106,7 +106,8 @@ func (m *Machine) verify(s *signed) error {
 // opened starts the certificate of an epoch that a commit opened here: with this
 // homeserver's approval, if it has a vote and nothing against the commit.
 func (m *Machine) opened(r *room, o *core.Opened, index uint64) error {
-	c := &certRow{Facts: Approval{Room: r.id, Epoch: o.Epoch, Commit: o.Commit[:], Transcript: o.Transcript, Tree: o.Tree, Index: index},
+	c := &certRow{Facts: Approval{Room: r.id, Epoch: o.Epoch, Commit: o.Commit[:], Transcript: o.Transcript, Tree: o.Tree, Index: index,
+		Voters: o.After.Voters, Rule: o.After.Rule},
 		Seq: o.Seq, Voters: o.Before.Voters, Rule: o.Before.Rule, Judged: judgedNever}
 	if slices.Contains(c.Voters, m.cfg.Homeserver) {
 		c.Judged = judgedLater
@@ -115,6 +116,9 @@ func (m *Machine) opened(r *room, o *core.Opened, index uint64) error {
 		r.row.Open = slices.Delete(r.row.Open, 0, len(r.row.Open)-2*maxOpen)
 	}
 	m.touch(r)
+	if err := m.turn(r, c); err != nil {
+		return err
+	}
 	if err := m.judge(r, c); err != nil {
 		return err
 	}
@@ -217,6 +221,60 @@ func (m *Machine) add(r *room, c *certRow, s signed) error {
 	return nil
 }
 
+// leaseAgain is when a lease is to be asked for again that has to wait for approvals.
+const leaseAgain = 100 * time.Millisecond
+
+// lend adds to a lease the certificates that lead to its epoch: what a device enters
+// by it is proven, and no device enters an epoch that is not approved.
+func (m *Machine) lend(in core.LeaseGroupInfo) (core.Output, error) {
+	var certs [][]byte
+	a, err := m.cfg.Rooms.Authority(m.tx, in.Room)
+	if err == nil {
+		if certs, err = Chain(m.tx, in.Room, a.Epoch); absent(err) {
+			return core.Output{}, &core.Error{Code: core.Limited, Text: "the room's homeservers have not signed its epoch yet", RetryAfter: leaseAgain}
+		}
+	}
+	if core.Broken(err) {
+		return core.Output{}, err
+	}
+	out, err := m.cfg.Rooms.Apply(m.tx, m.now, in)
+	if out.Lease != nil {
+		out.Lease.Certificates = certs
+	}
+	return out, err
+}
+
+// Chain returns the certificates that lead to an epoch: of the commits before it that
+// changed who decides, as far as they are known here, rising, and of the one that
+// opened it; none to epoch 0. Who knows who decided once follows it from there.
+// NotFound while that epoch is not certified.
+func Chain(r core.Reader, room core.RoomID, epoch uint64) ([][]byte, error) {
+	if epoch == 0 {
+		return nil, nil
+	}
+	last, err := CertificateOf(r, room, epoch)
+	if err != nil {
+		return nil, err
+	}
+	epochs, err := turns(r, core.RoomKey(room))
+	if err != nil {
+		return nil, err
+	}
+	var out [][]byte
+	for _, e := range epochs {
+		if e >= epoch {
+			break
+		}
+		switch c, err := CertificateOf(r, room, e); {
+		case err == nil:
+			out = append(out, c)
+		case !absent(err):
+			return nil, err
+		}
+	}
+	return append(out, last), nil
+}
+
 // want asks a homeserver for its approvals of an epoch.
 func (m *Machine) want(r *room, from string, epoch uint64) {
 	m.send(r, from, core.PeerWant, binary.BigEndian.AppendUint64(nil, epoch))
@@ -308,10 +366,16 @@ func (m *Machine) adopt(r *room, c *certRow) error {
 	if c.open() != nil || c.Facts.Room != r.id || c.Facts.Epoch > r.auth.Epoch || len(c.Voters) > maxApprovals {
 		return nil
 	}
+	given := c.Given
 	if _, err := readCert(m.tx, r.numbered(c.Facts.Epoch)); !absent(err) {
+		if err == nil {
+			err = m.approve(r, c.Facts.Epoch, given)
+		}
 		return err
 	}
-	given := c.Given
+	if err := m.turn(r, c); err != nil {
+		return err
+	}
 	c.Given, c.Strays, c.Seq, c.Judged = nil, nil, 0, judgedNever
 	for _, s := range given {
 		if err := m.add(r, c, s); err != nil {

@@ -233,13 +233,20 @@ func (f *fakeRooms) SnapshotGroup(tx core.Tx, room core.RoomID) ([]byte, error) 
 	return canonical.Marshal(g)
 }
 
-func (f *fakeRooms) RestoreGroup(tx core.Tx, now time.Time, room core.RoomID, b []byte) (core.Output, error) {
+func (f *fakeRooms) RestoreGroup(tx core.Tx, now time.Time, room core.RoomID, b []byte, certified func(epoch uint64, transcript, tree []byte) error) (core.Output, error) {
 	g := new(fakeGroup)
 	if err := cbor.Unmarshal(b, g); err != nil || g.Auth.Voters == nil {
 		return core.Output{}, core.Errorf(core.Invalid, "snapshot")
 	}
-	if old, err := f.get(tx, room); err == nil && old.Auth.Epoch > g.Auth.Epoch {
-		return core.Output{}, nil
+	switch old, err := f.get(tx, room); {
+	case err != nil || old.Auth.Epoch == g.Auth.Epoch:
+	case old.Auth.Epoch > g.Auth.Epoch:
+		return core.Output{}, core.Errorf(core.Conflict, "an epoch that is over")
+	default:
+		tree := g.History[g.Auth.Epoch]
+		if err := certified(g.Auth.Epoch, g.Hash, tree[:]); err != nil {
+			return core.Output{}, err
+		}
 	}
 	return core.Output{}, f.put(tx, room, g)
 }

@@ -31,9 +31,10 @@ type Rooms interface {
 	// Winner returns the commit that ended epoch.
 	Winner(tx core.Reader, room core.RoomID, epoch uint64) (id core.HandshakeID, message []byte, seq uint64, err error)
 	// SnapshotGroup and RestoreGroup carry a room's state to a homeserver that
-	// the log does not reach.
+	// the log does not reach. For a state of a room that is here, in a newer epoch,
+	// certified is asked whether those who decide vouch for it.
 	SnapshotGroup(tx core.Tx, room core.RoomID) ([]byte, error)
-	RestoreGroup(tx core.Tx, now time.Time, room core.RoomID, snapshot []byte) (core.Output, error)
+	RestoreGroup(tx core.Tx, now time.Time, room core.RoomID, snapshot []byte, certified func(epoch uint64, transcript, tree []byte) error) (core.Output, error)
 }
 
 // Config is what a Machine is made of. Limits that are 0 have their defaults.
@@ -160,6 +161,8 @@ func (m *Machine) Apply(tx core.Tx, now time.Time, in core.Input) (core.Output, 
 		err = m.receive(in)
 	case core.Tick:
 		err = m.tick()
+	case core.LeaseGroupInfo:
+		return m.lend(in)
 	default:
 		return m.cfg.Rooms.Apply(tx, now, in)
 	}

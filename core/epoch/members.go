@@ -93,7 +93,8 @@ func (m *Machine) promote(r *room, add func(pb.ConfChangeType, uint64)) bool {
 
 // enough reports whether so many of the group's voters have the log that their
 // approvals make a certificate. Otherwise a commit waits: a voter that it reached
-// by snapshot only could not approve it.
+// by snapshot only could not approve it. And it waits for the certificate of this
+// epoch while a peer needs a snapshot of it.
 func (m *Machine) enough(r *room) bool {
 	has := 0
 	voters := make(map[uint64]bool, len(r.auth.Voters))
@@ -105,6 +106,9 @@ func (m *Machine) enough(r *room) bool {
 			has++
 		}
 	})
+	if r.wanted > 0 && m.ticks+1-r.wanted <= retryTicks {
+		return false
+	}
 	return has >= Quorum(len(voters), r.auth.Rule) && len(r.row.Open) < maxOpen
 }
 

@@ -18,6 +18,7 @@ const (
 	maxOffer    = core.MaxHandshake + 1<<10
 	maxEntries  = 4096    // of one append
 	maxTermStep = 1 << 20 // by which a term may be ahead of ours
+	maxJump     = 1 << 32 // by which an index may be: no log grows by so much while a homeserver is away
 	maxIndex    = 1 << 60
 )
 
@@ -309,6 +310,9 @@ func (m *Machine) parse(from string, body []byte) *pb.Message {
 // panics otherwise, or would go where no log leads.
 func plausible(w *row, msg *pb.Message) bool {
 	if w.First > 0 && msg.GetTerm() > w.Term+maxTermStep || msg.GetTerm() > maxIndex {
+		return false
+	}
+	if n := max(msg.GetIndex(), msg.GetSnapshot().GetMetadata().GetIndex()); n > w.Last+maxJump {
 		return false
 	}
 	if n := len(msg.GetEntries()); n > 0 && msg.GetType() != pb.MsgApp && msg.GetType() != pb.MsgProp {

@@ -57,6 +57,7 @@ type room struct {
 	chased     int                       // questions for approvals: whose turn it is
 	asked      uint64                    // tick of the last question who the members are
 	snapshots  map[uint64]uint64         // leader: when a peer was sent a snapshot
+	wanted     uint64                    // leader: 1 + tick when one was wanted and its epoch not certified
 	leaving    map[uint64]uint64         // leader: since when a peer waits for its removal
 	confIndex  uint64                    // leader: of the configuration on its way
 	redirects  int                       // since the last tick

@@ -17,6 +17,7 @@ const (
 	bucketLog    = "epoch log"          // room/index -> raft entry
 	bucketAwake  = "epoch awake"        // rooms with something in flight -> room ID
 	bucketCerts  = "epoch certificates" // room/epoch -> certRow
+	bucketTurns  = "epoch turns"        // room -> epochs that changed who decides
 	bucketProofs = "proofs"             // room/epoch/member -> Proof
 )
 
@@ -160,6 +161,9 @@ func (s storage) Entries(lo, hi, maxSize uint64) ([]*pb.Entry, error) {
 func (s storage) Snapshot() (*pb.Snapshot, error) {
 	w := &s.r.row
 	data, err := s.m.snapshot(s.r)
+	if err == raft.ErrSnapshotTemporarilyUnavailable {
+		return nil, err
+	}
 	if err != nil {
 		return nil, s.fail(err)
 	}
