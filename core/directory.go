@@ -152,4 +152,6 @@ type GroupInfoLease struct {
 	Tree    []byte   // the ratchet tree, in the form of the extension
 	Pending [][]byte // those who leave: SelfRemove proposals of the epoch, each an AuthenticatedContent (RFC 9420 §6)
 	Until   time.Time
+
+	Certificates [][]byte // that lead to the epoch, from whoever certifies: epoch.Chain
 }
