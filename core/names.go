@@ -98,6 +98,30 @@ func (u UserURI) Local() string {
 	return ""
 }
 
+// maxRelayedName is how much of a relayed user's name is shown, in characters.
+const maxRelayedName = 48
+
+// Relayed returns what a user whom a bridge relays is called, with the network before
+// the name: "[irc guest] dave". name is the bridge's claim; nothing in it can be taken
+// for an address or for the end of a name, but it may have characters that a terminal
+// obeys. false: u is a user of a homeserver, whom the address alone names.
+func (u UserURI) Relayed(name string) (string, bool) {
+	p := u.Path()
+	if len(p) < 2 {
+		return "", false
+	}
+	tame := strings.NewReplacer("@", "_", ":", "_", "\n", " ")
+	network := strings.ReplaceAll(tame.Replace(p[0]), "]", "_")
+	if network == "guest" { // of our own IRC listener
+		network = "irc guest"
+	}
+	if name = strings.TrimSpace(name); name == "" {
+		name = p[len(p)-1]
+	}
+	shown := []rune(tame.Replace(name))
+	return "[" + network + "] " + string(shown[:min(len(shown), maxRelayedName)]), true
+}
+
 func splitURI(s, kind string) (domain, path string, err error) {
 	domain, path, ok := identity.SplitURI(s, kind)
 	if !ok {

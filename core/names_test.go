@@ -125,3 +125,25 @@ func TestErrorTextHidesTheCause(t *testing.T) {
 		t.Errorf("the log lost the cause: %v", err)
 	}
 }
+
+// A relayed user is called as the bridge says, behind the network, and by nothing that
+// could be an address.
+func TestRelayedNames(t *testing.T) {
+	guest := NewUserURI("a.example", "guest", "abcd2345")
+	for _, c := range []struct {
+		user       UserURI
+		name, want string
+	}{
+		{guest, "dave", "[irc guest] dave"},
+		{guest, " ", "[irc guest] abcd2345"},
+		{NewUserURI("a.example", "matrix.m.example", "bob"), "alice@a.example: yes", "[matrix.m.example] alice_a.example_ yes"},
+		{NewUserURI("a.example", "x] alice@a.example", "bob"), "two\nlines", "[x_ alice_a.example] two lines"},
+		{guest, strings.Repeat("ä", 100), "[irc guest] " + strings.Repeat("ä", 48)},
+		{NewUserURI("a.example", "alice"), "bob", ""},
+		{"", "bob", ""},
+	} {
+		if got, ok := c.user.Relayed(c.name); got != c.want || ok != (c.want != "") {
+			t.Errorf("%s called %q is shown as %q, want %q", c.user, c.name, got, c.want)
+		}
+	}
+}

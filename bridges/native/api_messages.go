@@ -182,6 +182,9 @@ func wireEvent(e *core.Event) wire.Event {
 		w.Sealed = body.Message
 	case core.Signed:
 		w.Type = body.ContentType
+		if body.Name != e.Sender.Local() {
+			w.Name = body.Name
+		}
 		if e.Deleted { // the bytes are the hash of what is gone
 			return w
 		}
@@ -198,9 +201,17 @@ func wireEvent(e *core.Event) wire.Event {
 // controlText says in words what a control message did.
 func controlText(e *core.Event) string {
 	c := e.Control
-	who := c.User.Local()
-	if c.Profile != nil && c.Profile.Name != "" {
-		who = c.Profile.Name
+	name := ""
+	if c.Profile != nil {
+		name = c.Profile.Name
+	} else if c.User == e.Sender {
+		if s, ok := e.Signed(); ok {
+			name = s.Name
+		}
+	}
+	who, ok := c.User.Relayed(name)
+	if !ok {
+		who = c.User.Local()
 	}
 	why := ""
 	if c.Text != "" {
@@ -264,7 +275,11 @@ func plainText(v any) ([]byte, bool) {
 func textLines(b *bytes.Buffer, events []wire.Event) {
 	for _, e := range events {
 		at := time.UnixMilli(e.Accepted).UTC().Format("2006-01-02 15:04:05")
-		room, who := printable(e.Room.Local()), printable(e.Sender.Local())
+		who, ok := e.Sender.Relayed(e.Name)
+		if !ok {
+			who = e.Sender.Local()
+		}
+		room, who := printable(e.Room.Local()), printable(who)
 		switch {
 		case e.Sealed != nil:
 			fmt.Fprintf(b, "%s %s %s: (encrypted)\n", at, room, who)

@@ -297,13 +297,13 @@ func (s *chatSession) verifier(ctx context.Context) func(m *client.Message) bool
 // lineOf is a message as a line; false for one that says nothing.
 func lineOf(m *client.Message, verified func(*client.Message) bool) (chatLine, bool) {
 	at := cmp.Or(m.Accepted, m.Sent)
-	l := chatLine{Room: m.Room, Seq: m.Seq, Event: m.ID, Sender: m.Sender, Device: m.Device, At: time.UnixMilli(at), Kind: chatSaid,
+	l := chatLine{Room: m.Room, Seq: m.Seq, Event: m.ID, Sender: m.Sender, Name: m.Name, Device: m.Device, At: time.UnixMilli(at), Kind: chatSaid,
 		Text: m.Text, Own: m.Own, Epoch: m.Epoch, Waiting: m.Waiting}
 	switch {
 	case m.Deleted:
 		l.Kind, l.Text = chatEvent, "(deleted)"
 	case m.Failed != "":
-		l.Kind, l.Text = chatWarning, "a message of "+shortUser(m.Sender, "")+" cannot be read on this device: "+m.Failed
+		l.Kind, l.Text = chatWarning, "a message of "+shownUser(m.Sender, m.Name, "")+" cannot be read on this device: "+m.Failed
 	case m.Type == core.ContentMIMI:
 		l.read(m.Content)
 	case m.Type == core.ContentControl && l.Text != "":
@@ -338,7 +338,7 @@ func (l *chatLine) read(content []byte) {
 	case c.Kind == converter.KindNotice:
 		l.Kind = chatNotice
 	case !c.Replaces.IsZero() && c.Part.Cardinality == converter.NullPart:
-		l.Kind, l.Text = chatEvent, shortUser(l.Sender, "")+" deleted a message"
+		l.Kind, l.Text = chatEvent, shownUser(l.Sender, l.Name, "")+" deleted a message"
 	case !c.Replaces.IsZero():
 		l.Text = "(edited) " + l.Text
 	}
@@ -434,6 +434,9 @@ func updateText(u *client.Update, home string) string {
 	who, text := shortUser(u.User, home), screenLine(u.Text)
 	switch u.Kind {
 	case client.RoomJoined:
+		if text != "" {
+			return "you are in this room now, " + text
+		}
 		return "you are in this room now"
 	case client.RoomLeft:
 		return "you are in this room no more"

@@ -240,7 +240,7 @@ func (s *chatSession) Members(ctx context.Context, room core.RoomID) ([]chatMemb
 	if !encrypted {
 		w, err := s.home.Room(ctx, room)
 		for _, p := range w.Members {
-			out = append(out, chatMember{User: p.User, Role: p.Role})
+			out = append(out, chatMember{User: p.User, Name: p.Name, Role: p.Role})
 		}
 		return out, err
 	}

@@ -59,6 +59,23 @@ func TestChatLines(t *testing.T) {
 	}
 }
 
+// Whom a bridge relays is shown as people know them, and never as a user of a homeserver.
+func TestChatRelayedLines(t *testing.T) {
+	guest := core.NewUserURI("a.example", "guest", "abcd2345")
+	for want, m := range map[string]client.Message{
+		"[irc guest] dave[2J: hi":                  {Sender: guest, Name: "dave\x1b[2J", Type: "text/plain", Content: []byte("hi")},
+		"[irc guest] alice_a.example_ hello _: hi": {Sender: guest, Name: "alice@a.example: hello \u202e:", Type: "text/plain", Content: []byte("hi")},
+		"[irc guest] abcd2345: hi":                 {Sender: guest, Type: "text/plain", Content: []byte("hi")},
+		"alice: hi":                                {Sender: chatAlice, Name: "bob@b.example", Type: "text/plain", Content: []byte("hi")},
+		"[irc] dave@b.example: hi":                 {Sender: core.NewUserURI("b.example", "irc", "dave"), Type: "text/plain", Content: []byte("hi")},
+	} {
+		l, _ := lineOf(&m, func(*client.Message) bool { return false })
+		if got := lineText(l, "a.example"); got != want {
+			t.Errorf("%s called %q is %q, want %q", m.Sender, m.Name, got, want)
+		}
+	}
+}
+
 // Every update of package client is said in words, or known to need none.
 func TestChatUpdates(t *testing.T) {
 	for k := client.NewMessage; k <= client.Typing; k++ {

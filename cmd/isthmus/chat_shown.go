@@ -102,6 +102,7 @@ type chatLine struct {
 	Seq      uint64         `json:"seq"`
 	Event    string         `json:"event,omitempty"`
 	Sender   core.UserURI   `json:"sender"`
+	Name     string         `json:"name,omitempty"` // of a sender whom a bridge relays: its claim
 	Device   core.DeviceURI `json:"device,omitempty"`
 	At       time.Time      `json:"at"`
 	Kind     string         `json:"kind"` // chatSaid, chatEmote, …
@@ -196,6 +197,7 @@ type chatCode struct {
 
 type chatMember struct {
 	User    core.UserURI `json:"user"`
+	Name    string       `json:"name,omitempty"` // of one whom a bridge relays: its claim
 	Role    string       `json:"role"`
 	Devices []chatDevice `json:"devices,omitempty"`
 }
@@ -244,6 +246,19 @@ func shortUser(u core.UserURI, home string) string {
 		return name
 	}
 	return name + "@" + screenLine(u.Domain())
+}
+
+// shownUser is shortUser for one whom a bridge may relay under a name: "[irc guest] dave",
+// which no user of a homeserver can be taken for.
+func shownUser(u core.UserURI, name, home string) string {
+	who, ok := u.Relayed(name)
+	switch {
+	case !ok:
+		return shortUser(u, home)
+	case u.Domain() != home:
+		who += "@" + u.Domain()
+	}
+	return screenLine(who)
 }
 
 // parseUser reads a user as people write one; home is the domain of a name alone.
@@ -315,7 +330,7 @@ func onScreen(r rune) rune {
 
 // lineText says a line without its time: "alice: hello".
 func lineText(l chatLine, home string) string {
-	who := shortUser(l.Sender, home)
+	who := shownUser(l.Sender, l.Name, home)
 	if l.Waiting {
 		l.Text += " (not sent yet)"
 	}

@@ -280,7 +280,7 @@ func (u *chatUI) cmdMembers([]string) tea.Cmd {
 		members, err := chat.Members(ctx, room.Room)
 		p := &uiPanel{title: fmt.Sprintf("In %s: %d", screenLine(room.Name), len(members))}
 		for _, m := range members {
-			p.lines = append(p.lines, shortUser(m.User, home)+"  "+screenLine(m.Role))
+			p.lines = append(p.lines, shownUser(m.User, m.Name, home)+"  "+screenLine(m.Role))
 			for _, d := range m.Devices {
 				p.lines = append(p.lines, "    "+deviceText(d))
 			}

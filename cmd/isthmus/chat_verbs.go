@@ -439,7 +439,7 @@ func (a *chatApp) membersCommand() *cobra.Command {
 			}
 			return a.show(members, func(w io.Writer) {
 				for _, m := range members {
-					fmt.Fprintf(w, "%s\t%s\n", shortUser(m.User, ""), screenLine(m.Role))
+					fmt.Fprintf(w, "%s\t%s\n", shownUser(m.User, m.Name, ""), screenLine(m.Role))
 					for _, d := range m.Devices {
 						fmt.Fprintf(w, "  %s\n", deviceText(d))
 					}

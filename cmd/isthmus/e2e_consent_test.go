@@ -28,7 +28,7 @@ func TestChatConsent(t *testing.T) {
 	}
 	b := r.chats("bob@a.example")
 	r.chat("alice@a.example", "invite", "garden", "bob")
-	b.sees("alice invites you: /join")
+	b.sees("alice invites you to a room: /accept alice")
 	b.types("/join %s %s", join[1], join[2])
 	b.sees("> e2ee garden")
 	r.chat("alice@a.example", "send", "garden", "you came")

@@ -32,6 +32,7 @@ type Message struct {
 	Failed    string         `cbor:"16,keyasint,omitempty" json:"failed,omitempty"`  // why it cannot be read
 	Key       []byte         `cbor:"17,keyasint,omitempty" json:"-"`                 // chosen by the device that said it: the same when it is said again
 	Late      bool           `cbor:"18,keyasint,omitempty" json:"late,omitempty"`    // said again, because a homeserver was away: what was said later may come first
+	Name      string         `cbor:"19,keyasint,omitempty" json:"name,omitempty"`    // of a Channel: what a bridge calls the sender, see core.UserURI.Relayed
 }
 
 // outgoing is a message on its way: the same ciphertext is offered until it is
@@ -383,7 +384,7 @@ func (c *Client) said(r *room, ev *wire.Event) error {
 }
 
 func plain(ev *wire.Event) Message {
-	return Message{Room: ev.Room, Seq: ev.Seq, ID: ev.Event, Sender: ev.Sender, Type: ev.Type, Content: ev.Content, Text: ev.Text,
+	return Message{Room: ev.Room, Seq: ev.Seq, ID: ev.Event, Sender: ev.Sender, Name: ev.Name, Type: ev.Type, Content: ev.Content, Text: ev.Text,
 		Sent: ev.Sent, Accepted: ev.Accepted, Deleted: ev.Deleted}
 }
 

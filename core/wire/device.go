@@ -261,6 +261,9 @@ type Event struct {
 	Type    string `json:"content_type,omitempty"`
 	Content []byte `json:"content,omitempty"`
 	Text    string `json:"text,omitempty"` // of a Channel: the content as text, for people
+	// Name is what the sender of a Channel's message was called when it was said, if it
+	// is not the name in Sender: a bridge's claim, which proves nothing.
+	Name    string `json:"name,omitempty"`
 	Deleted bool   `json:"deleted,omitempty"`
 }
 
