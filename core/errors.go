@@ -92,6 +92,7 @@ const (
 	// OutcomeUnknown: the store went away in the middle of a commit. It may have
 	// taken effect: whoever tries again by itself could do it twice.
 	OutcomeUnknown Reason = "outcome unknown"
+	Unproven       Reason = "unproven" // what a homeserver shows has no valid certificate
 	IsGroup        Reason = "is group" // end-to-end encrypted: not for networks that cannot carry it
 )
 

@@ -119,6 +119,9 @@ func (h *cborHome) GroupInfo(ctx context.Context, room core.RoomID, r wire.GetGr
 func (h *cborHome) Tree(ctx context.Context, room core.RoomID, epoch uint64) (wire.Tree, error) {
 	return ask[wire.Tree](ctx, h, "GET", roomPath(room, "/tree?epoch="+strconv.FormatUint(epoch, 10)), nil)
 }
+func (h *cborHome) Certificates(ctx context.Context, room core.RoomID, epoch uint64) (wire.Certificates, error) {
+	return ask[wire.Certificates](ctx, h, "GET", roomPath(room, "/certificates?epoch="+strconv.FormatUint(epoch, 10)), nil)
+}
 func (h *cborHome) PutJoinCode(ctx context.Context, room core.RoomID, r wire.JoinCode) (wire.JoinCode, error) {
 	return ask[wire.JoinCode](ctx, h, "POST", roomPath(room, "/join-codes"), r)
 }

@@ -44,7 +44,7 @@ func sealGroupInfo(room core.RoomID, key []byte, l *core.GroupInfoLease) (*wire.
 	if l == nil {
 		return nil, core.Errorf(core.Internal, "a lease without content")
 	}
-	plain, err := cborOut.Marshal(wire.GroupState{Epoch: l.Epoch, Info: l.Info, Tree: l.Tree, Pending: l.Pending})
+	plain, err := cborOut.Marshal(wire.GroupState{Epoch: l.Epoch, Info: l.Info, Tree: l.Tree, Pending: l.Pending, Certificates: l.Certificates})
 	if err != nil {
 		return nil, core.Errorf(core.Internal, "encoding a group's state: %w", err)
 	}

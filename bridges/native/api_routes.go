@@ -121,6 +121,7 @@ func init() { // handlers refer to routes
 		{"POST", "/v1/rooms/{room}/handshakes", device, handshakeBody, nil, take((*api).handshake)},
 		{"POST", "/v1/rooms/{room}/group-info", device, smallBody, nil, take((*api).groupInfo)},
 		{"GET", "/v1/rooms/{room}/tree", device, 0, []string{"epoch"}, give((*api).tree)},
+		{"GET", "/v1/rooms/{room}/certificates", device, 0, []string{"epoch"}, give((*api).certificates)},
 		{"POST", "/v1/rooms/{room}/join-codes", device, smallBody, nil, take((*api).makeJoinCode)},
 		{"DELETE", "/v1/rooms/{room}/join-codes", device, smallBody, nil, take((*api).dropJoinCode)},
 

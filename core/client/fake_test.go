@@ -40,6 +40,9 @@ type world struct {
 
 	fault   func() (before, after bool) // of a request
 	forge   func(ev *wire.Event)        // changes what devices are shown
+	lend    func(s *wire.GroupState)    // and what they enter by
+	signs   func(of []string) []string  // who signs a commit of those who decide
+	hide    core.RoomID                 // who syncs is told not to be in it
 	perSync int
 }
 
@@ -60,6 +63,7 @@ type fakeRoom struct {
 	sent   map[string]*wire.SentResult
 	trees  map[uint64][]byte
 	winner map[uint64][]byte
+	certs  [][]byte // of the epochs from 1 on
 	codes  map[string]bool
 	done   map[core.HandshakeID]wire.Decided
 }
@@ -423,10 +427,14 @@ func (w *world) open(id core.RoomID, d *fakeDevice, h wire.Handshake, m *mls.Mes
 	if err != nil {
 		return wire.Decided{}, core.Errorf(core.Invalid, "group info: %w", err)
 	}
-	cert := w.certify(r.policy.Authority().Domains, epoch.Approval{Room: id, Epoch: next.Epoch(), Commit: hid[:],
-		Transcript: next.Context().ConfirmedTranscriptHash, Tree: next.Context().TreeHash})
+	by := r.policy.Authority().Domains
+	if w.signs != nil {
+		by = w.signs(by)
+	}
+	cert := w.certify(by, epoch.Approval{Room: id, Epoch: next.Epoch(), Commit: hid[:],
+		Transcript: next.Context().ConfirmedTranscriptHash, Tree: next.Context().TreeHash, Voters: after.Authority().Domains, Rule: uint8(after.Authority().Rule)})
 	e := w.append(id, wire.Event{Sender: d.user, Sealed: m.Raw(), Certificate: cert}, r.policy.Participants(), after.Participants())
-	r.winner[r.public.Epoch()] = m.Raw()
+	r.winner[r.public.Epoch()], r.certs = m.Raw(), append(r.certs, cert)
 	r.public, r.policy, r.info = next, after, info.AppendTo(mls.AppendHeader(nil, mls.WireGroupInfo))
 	r.trees[next.Epoch()] = next.Tree().AppendTo(nil)
 	if len(h.Welcome) > 0 {
@@ -472,7 +480,10 @@ func (l *link) GroupInfo(_ context.Context, id core.RoomID, q wire.GetGroupInfo)
 		if r == nil || !r.policy.Member(string(d.user)) && !r.codes[q.Code] && !r.policy.Can(string(d.user), policy.CanOpenJoin) {
 			return out, core.Errorf(core.Denied, "not a room for you")
 		}
-		s := wire.GroupState{Epoch: r.public.Epoch(), Info: r.info, Tree: r.public.Tree().AppendTo(nil)}
+		s := wire.GroupState{Epoch: r.public.Epoch(), Info: r.info, Tree: r.public.Tree().AppendTo(nil), Certificates: r.certs[:r.public.Epoch()]}
+		if l.w.lend != nil {
+			l.w.lend(&s)
+		}
 		for _, p := range r.public.Pending() {
 			s.Pending = append(s.Pending, p.Content.Raw())
 		}
@@ -504,6 +515,15 @@ func (l *link) Tree(_ context.Context, id core.RoomID, epoch uint64) (wire.Tree,
 			return wire.Tree{Epoch: epoch, Tree: r.trees[epoch]}, nil
 		}
 		return wire.Tree{}, core.Errorf(core.NotFound, "no such tree")
+	})
+}
+
+func (l *link) Certificates(_ context.Context, id core.RoomID, epoch uint64) (wire.Certificates, error) {
+	return request(l, func(*fakeDevice, core.DeviceURI) (wire.Certificates, error) {
+		if r := l.w.rooms[id]; r != nil && epoch <= uint64(len(r.certs)) {
+			return wire.Certificates{Epoch: epoch, Certificates: r.certs[:epoch]}, nil
+		}
+		return wire.Certificates{}, core.Errorf(core.Unavailable, "not certified yet")
 	})
 }
 
@@ -552,12 +572,12 @@ func (l *link) Sync(_ context.Context, q wire.GetSync) (wire.Sync, error) {
 				out.More = true
 				break
 			}
-			if e := l.w.log[at]; e.for_[d.user] && l.w.rooms[e.Room].policy.Member(string(d.user)) {
+			if e := l.w.log[at]; e.for_[d.user] && e.Room != l.w.hide && l.w.rooms[e.Room].policy.Member(string(d.user)) {
 				give(e)
 			}
 		}
 		for id, r := range l.w.rooms {
-			if r.policy.Member(string(d.user)) {
+			if r.policy.Member(string(d.user)) && id != l.w.hide {
 				out.Joined = append(out.Joined, l.w.show(id, d.user))
 			} else {
 				out.Left = append(out.Left, id)

@@ -36,7 +36,12 @@ func (c *Client) event(ctx context.Context, ev *wire.Event, asked map[core.RoomI
 		return c.said(r, ev)
 	}
 	if hash := sha256.Sum256(ev.Sealed); r.Joining && bytes.Equal(hash[:], r.JoinID) {
-		return c.entered(ctx, r.ID, ev.Seq)
+		err := c.admit(ctx, r, ev.Certificate, ev.Seq)
+		if err != nil && c.loaded && ctx.Err() == nil && core.CodeOf(err) != core.Internal {
+			c.stall(r, ev, "")
+			return nil
+		}
+		return err
 	}
 	if r.Gone {
 		return nil
@@ -245,6 +250,9 @@ func (c *Client) follow(r *room, ev *wire.Event, m *mls.Message) (done bool, err
 	if err != nil {
 		return refused(fmt.Errorf("the room's policy does not allow a change that its homeservers took: %w", err))
 	}
+	if err := decides(facts, after.Authority()); err != nil {
+		return refused(err)
+	}
 	return true, c.merge(r, ev, t, after, own)
 }
 
@@ -322,26 +330,15 @@ func (c *Client) certificate(r *room, ev *wire.Event) (epoch.Approval, error) {
 	if err != nil {
 		return epoch.Approval{}, err
 	}
-	a := r.p.Authority()
-	times := []int64{c.cfg.Now().Unix(), ev.Accepted / int64(time.Second/time.Millisecond)}
-	return cert.Facts(), cert.Verify(a.Domains, uint8(a.Rule), func(domain string, signed, sig []byte) (err error) {
-		p := c.chains[domain]
-		if p == nil {
-			return identity.ErrUnknownKey
-		}
-		for _, at := range times { // a key may have run out since
-			if err = p.chain.Verify(epoch.ApprovalLabel, sig, at, signed); err == nil {
-				return nil
-			}
-		}
-		return err
-	})
+	accepted := ev.Accepted / int64(time.Second/time.Millisecond) // a key may have run out since
+	return cert.Facts(), c.signed(cert, r.p.Authority(), c.cfg.Now().Unix(), accepted)
 }
 
-// names says whether what was signed is this commit and what it makes of the group.
+// names says whether what was signed is this commit, nil if it is not known, and what
+// it makes of the group.
 func names(a epoch.Approval, room core.RoomID, message []byte, after *mls.GroupContext) error {
 	id := (&core.Handshake{Message: message}).ID()
-	if a.Room == room && a.Epoch == after.Epoch && bytes.Equal(a.Commit, id[:]) &&
+	if a.Room == room && a.Epoch == after.Epoch && (message == nil || bytes.Equal(a.Commit, id[:])) &&
 		bytes.Equal(a.Transcript, after.ConfirmedTranscriptHash) && bytes.Equal(a.Tree, after.TreeHash) {
 		return nil
 	}

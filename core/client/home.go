@@ -34,6 +34,7 @@ type Home interface {
 	Handshake(ctx context.Context, room core.RoomID, r wire.Handshake) (wire.Decided, error)
 	GroupInfo(ctx context.Context, room core.RoomID, r wire.GetGroupInfo) (wire.GroupInfo, error)
 	Tree(ctx context.Context, room core.RoomID, epoch uint64) (wire.Tree, error)
+	Certificates(ctx context.Context, room core.RoomID, epoch uint64) (wire.Certificates, error)
 	PutJoinCode(ctx context.Context, room core.RoomID, r wire.JoinCode) (wire.JoinCode, error)
 	DropJoinCode(ctx context.Context, room core.RoomID, r wire.JoinCode) error
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"time"
 
 	"github.com/cloudflare/circl/hpke"
@@ -24,6 +25,7 @@ const (
 	enterLatest = time.Hour
 	maxPages    = 20 // of history, to find where an epoch begins
 	pageEvents  = 100
+	soonTries   = 8 // for a lease that is to be had in a moment
 )
 
 // joining is a group that the homeserver has not accepted yet: of a room that is
@@ -105,8 +107,11 @@ func (c *Client) begin(ctx context.Context, id core.RoomID) error {
 			}
 			return core.Errorf(core.Conflict, "another attempt to enter that room came first")
 		}
-		if err == nil {
-			return c.entered(ctx, id, seq)
+		switch {
+		case err == nil && j.Create != nil:
+			return c.entered(ctx, id, seq, "")
+		case err == nil:
+			return c.admitted(ctx, id, seq)
 		}
 		if failed = err; !core.Temporary(err) {
 			c.dropJoining(r)
@@ -140,9 +145,9 @@ func (c *Client) tryEnter(ctx context.Context, id core.RoomID, h wire.Handshake)
 	return d.Seq, err
 }
 
-// entered makes the joining group the room's own: the homeserver has accepted it.
+// entered makes the joining group the room's own: its homeservers have accepted it.
 // seq is the place of its commit in the log, 0 if it is not known.
-func (c *Client) entered(ctx context.Context, id core.RoomID, seq uint64) error {
+func (c *Client) entered(ctx context.Context, id core.RoomID, seq uint64, how string) error {
 	r := c.rooms[id]
 	if r == nil || !r.Joining {
 		return nil
@@ -155,11 +160,19 @@ func (c *Client) entered(ctx context.Context, id core.RoomID, seq uint64) error 
 	if err != nil {
 		return err
 	}
-	again := r.Joined
+	again := r.Joined || r.Kept != 0
+	var before *mls.Tree
+	if again {
+		if err := c.open(ctx, r); err != nil {
+			return err
+		}
+		before = r.g.Public().Tree()
+	}
 	c.dropJoining(r)
-	c.enterGroup(r, g, p)
+	c.enterGroup(r, g, p, how)
 	if again {
 		c.tell(Update{Kind: Resynced, Room: id, Text: "what was said in the meantime cannot be read on this device"})
+		c.introduce(r, before)
 	}
 	if j.Handshake != nil {
 		r.own = j.Handshake.Message
@@ -174,6 +187,22 @@ func (c *Client) entered(ctx context.Context, id core.RoomID, seq uint64) error 
 		return c.locate(ctx, id)
 	}
 	return nil
+}
+
+// introduce tells which devices came in while this one did not follow.
+func (c *Client) introduce(r *room, before *mls.Tree) {
+	had := map[core.DeviceURI]bool{c.self.device: true}
+	for _, l := range before.All() {
+		d, _ := leafOwner(l)
+		had[d] = true
+	}
+	told := 0
+	for _, l := range r.g.Public().Tree().All() {
+		if d, u := leafOwner(l); !had[d] && told < maxTold {
+			told++
+			c.tell(Update{Kind: DeviceIn, Room: r.ID, User: u, Device: d})
+		}
+	}
 }
 
 // locate finds the place in the log where the group's epoch begins, so that what
@@ -250,7 +279,11 @@ func (c *Client) external(ctx context.Context, id core.RoomID, code string) erro
 			}
 		}
 		if r := c.rooms[id]; r == nil || !r.Joining {
-			if err := c.makeExternal(ctx, id, code); err != nil {
+			err := c.makeExternal(ctx, id, code)
+			if e, ok := errors.AsType[*core.Error](err); ok && e.Code == core.Limited && 0 < e.RetryAfter && e.RetryAfter < time.Second && n < soonTries {
+				continue // the epoch is being signed
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -280,6 +313,9 @@ func (c *Client) makeExternal(ctx context.Context, id core.RoomID, code string) 
 	}
 	if err := c.notOlder(ctx, id, &m.GroupInfo.Context); err != nil {
 		return err
+	}
+	if _, err := c.prove(ctx, id, state.Certificates, &m.GroupInfo.Context); err != nil {
+		return c.unproven(id, "the state of the room that the homeserver shows", err)
 	}
 	p, err := stateOf(m.GroupInfo.Context.Extensions)
 	if err != nil {
@@ -323,7 +359,7 @@ func (c *Client) makeExternal(ctx context.Context, id core.RoomID, code string) 
 // in, or into another history of that epoch.
 func (c *Client) notOlder(ctx context.Context, id core.RoomID, shown *mls.GroupContext) error {
 	r := c.rooms[id]
-	if r == nil || !r.Joined || r.Kind != core.Group {
+	if r == nil || !r.Joined && r.Kept == 0 || r.Kind != core.Group {
 		return nil
 	}
 	if err := c.open(ctx, r); err != nil {
@@ -476,8 +512,19 @@ func (c *Client) join(ctx context.Context, r *room, w *mls.Welcome, pack *stored
 		c.tell(Update{Kind: Alarm, Room: r.ID, Text: "a Welcome was refused: " + err.Error()})
 		return nil
 	}
+	if r.Kept != 0 {
+		if err := c.sameRoom(ctx, r.ID, g.Public().Context()); err != nil {
+			if core.CodeOf(err) == core.Invalid {
+				return nil // and people were told
+			}
+			return err
+		}
+		if r = c.rooms[l.Room]; r == nil || r.Joined || c.packages[pack.ref] != pack {
+			return errHold
+		}
+	}
 	r.Leaving = false // somebody wants the user back
-	c.enterGroup(r, g, p)
+	c.enterGroup(r, g, p, "")
 	if !pack.LastResort {
 		c.dropPackage(pack)
 	}

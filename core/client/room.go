@@ -40,6 +40,7 @@ type roomState struct {
 	Future  int         `cbor:"22,keyasint,omitempty"` // events in tableFuture
 	Leaving bool        `cbor:"25,keyasint,omitempty"` // the user wants out
 	Gone    bool        `cbor:"24,keyasint,omitempty"` // left with nobody there to commit it: not entered again unasked
+	Kept    int64       `cbor:"26,keyasint,omitempty"` // ms since when the group is set aside: out of it, on the homeserver's word alone
 }
 
 // A former is whose leaf one was, until an epoch: late messages name leaves of the
@@ -185,16 +186,16 @@ func (c *Client) keep(r *room) {
 	r.fresh = false
 }
 
-// enterGroup makes g the room's group from now on.
-func (c *Client) enterGroup(r *room, g *group.Group, p *policy.State) {
-	r.g, r.p, r.fresh = g, p, true
+// enterGroup makes g the room's group from now on; how says who vouches for it.
+func (c *Client) enterGroup(r *room, g *group.Group, p *policy.State, how string) {
+	r.g, r.p, r.fresh, r.Kept = g, p, true, 0
 	r.Kind, r.Joined, r.Member, r.Gone, r.Lost, r.Halted = core.Group, true, true, false, "", ""
 	r.Entered, r.Former, r.Renewed, r.Tries = g.Epoch(), nil, c.now(), 0
 	r.Behind = true // the homeserver does not know from where on this device reads
 	c.clearOffer(r)
 	r.describe()
 	c.touch(r)
-	c.tell(Update{Kind: RoomJoined, Room: r.ID, User: c.self.user})
+	c.tell(Update{Kind: RoomJoined, Room: r.ID, User: c.self.user, Text: how})
 }
 
 // leaveGroup erases the group; what was read stays.
@@ -203,7 +204,14 @@ func (c *Client) leaveGroup(r *room) {
 	for n := range r.Records + 1 {
 		c.put(table, n, nil)
 	}
-	r.Records, r.g, r.p, r.Joined, r.Lost, r.Halted = 0, nil, nil, false, "", ""
+	r.Records, r.g, r.p, r.Joined, r.Lost, r.Halted, r.Kept = 0, nil, nil, false, "", "", 0
+	c.unsent(r)
+	c.clearOffer(r)
+	c.touch(r)
+}
+
+// unsent gives up what waits to be said in a room that was left.
+func (c *Client) unsent(r *room) {
 	for _, o := range c.waiting(r.ID) {
 		if c.settle(o, nil); o.Again > 0 {
 			continue
@@ -211,8 +219,6 @@ func (c *Client) leaveGroup(r *room) {
 		o.Failed = "the room was left before this was sent"
 		c.tell(Update{Kind: NewMessage, Room: r.ID, User: o.Sender, Message: &o.Message})
 	}
-	c.clearOffer(r)
-	c.touch(r)
 }
 
 // leaving are the users whose last device's removal waits for a commit: they neither
@@ -336,7 +342,7 @@ func (c *Client) Left(ctx context.Context) ([]RoomInfo, error) {
 	defer c.mu.Unlock()
 	var out []RoomInfo
 	for _, r := range c.order {
-		if r.Kind == core.Group && !r.Member && !r.Joined && !r.Offer && !r.Joining {
+		if r.Kind == core.Group && !r.Member && !r.Joined && (!r.Offer || r.Kept != 0) && !r.Joining {
 			out = append(out, RoomInfo{Room: r.ID, Kind: r.Kind, Name: r.Name, Topic: r.Topic, Direct: r.Direct,
 				Encrypted: true, Domain: core.GroupID(r.ID)})
 		}
@@ -420,6 +426,9 @@ func (c *Client) listed(w wire.Room) error {
 	}
 	if !group || !r.Joined { // in a Group its members say what it is called
 		r.Name, r.Topic, r.Direct = w.Name, w.Topic, w.Direct
+	}
+	if !r.Member && r.Kept != 0 {
+		r.Seen = c.now()
 	}
 	if r.Member = true; !group && !r.Joined {
 		r.Joined = true

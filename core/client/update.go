@@ -10,7 +10,7 @@ type Kind uint8
 // The kinds of updates.
 const (
 	NewMessage     Kind = iota + 1 // Message
-	RoomJoined                     // this device can read and write in Room now
+	RoomJoined                     // this device can read and write in Room now; Text: the homeservers that vouch for it
 	RoomLeft                       // and now it cannot any more
 	RoomChanged                    // name, topic, policy or homeservers
 	MemberIn                       // User takes part

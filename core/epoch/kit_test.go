@@ -142,6 +142,9 @@ func (f *fakeRooms) put(tx core.Tx, room core.RoomID, g *fakeGroup) error {
 }
 
 func (f *fakeRooms) Apply(tx core.Tx, now time.Time, in core.Input) (core.Output, error) {
+	if _, ok := in.(core.LeaseGroupInfo); ok {
+		return core.Output{Lease: new(core.GroupInfoLease)}, nil
+	}
 	return core.Output{Left: 7}, nil
 }
 

@@ -189,6 +189,13 @@ func (a *api) Tree(ctx context.Context, room core.RoomID, epoch uint64) (wire.Tr
 	return quick(ctx, a, "tree", epoch, func(h *home, epoch uint64, s core.Session) (wire.Tree, error) { return h.tree(room, epoch, s) })
 }
 
+// Certificates implements client.Home.
+func (a *api) Certificates(ctx context.Context, room core.RoomID, epoch uint64) (wire.Certificates, error) {
+	return quick(ctx, a, "certificates", epoch, func(h *home, epoch uint64, s core.Session) (wire.Certificates, error) {
+		return h.certificates(room, epoch, s)
+	})
+}
+
 // codeHash is a quick one: nobody here has a dictionary.
 func codeHash(room core.RoomID, code string) [32]byte {
 	return sha256.Sum256([]byte(string(room) + code))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/isthmus-chat/isthmus/core"
 	"github.com/isthmus-chat/isthmus/core/client"
+	"github.com/isthmus-chat/isthmus/core/epoch"
 	"github.com/isthmus-chat/isthmus/core/identity"
 	"github.com/isthmus-chat/isthmus/core/wire"
 )
@@ -377,7 +378,8 @@ func (h *home) lease(room core.RoomID, user core.UserURI, by core.DeviceURI, cod
 	if err != nil {
 		return out, err
 	}
-	plain, err := encoding.Marshal(wire.GroupState{Epoch: o.Lease.Epoch, Info: o.Lease.Info, Tree: o.Lease.Tree, Pending: o.Lease.Pending})
+	plain, err := encoding.Marshal(wire.GroupState{Epoch: o.Lease.Epoch, Info: o.Lease.Info, Tree: o.Lease.Tree, Pending: o.Lease.Pending,
+		Certificates: o.Lease.Certificates})
 	if err != nil {
 		return out, core.Errorf(core.Internal, "lease: %w", err)
 	}
@@ -402,6 +404,21 @@ func (h *home) tree(room core.RoomID, number uint64, s core.Session) (out wire.T
 			return errNoRoom
 		}
 		out.Tree, err = core.GroupTree(r, room, number)
+		return err
+	})
+	return out, err
+}
+
+// certificates answers GET /v1/rooms/{room}/certificates?epoch=.
+func (h *home) certificates(room core.RoomID, number uint64, s core.Session) (out wire.Certificates, err error) {
+	out.Epoch = number
+	err = h.view(func(r core.Reader) error {
+		if _, in, err := presence(r, room, s.User); err != nil || !in {
+			return errNoRoom
+		}
+		if out.Certificates, err = epoch.Chain(r, room, number); core.CodeOf(err) == core.NotFound {
+			err = core.Errorf(core.Unavailable, "that epoch is not certified yet")
+		}
 		return err
 	})
 	return out, err

@@ -229,6 +229,16 @@ type GroupState struct {
 	Info    []byte   `json:"info"`              // MLSMessage with the GroupInfo, without the tree
 	Tree    []byte   `json:"tree"`              // in the form of the extension
 	Pending [][]byte `json:"pending,omitempty"` // SelfRemoves that wait, each an AuthenticatedContent (RFC 9420 §6)
+	// Certificates are of the commits that changed who decides, as far as they are
+	// known, rising, and, last, of the one that opened the epoch; none of epoch 0.
+	Certificates [][]byte `json:"certificates,omitempty"`
+}
+
+// Certificates answers GET /v1/rooms/{room}/certificates?epoch=N: those that lead to
+// an epoch, as in GroupState. Unavailable while too few homeservers have signed.
+type Certificates struct {
+	Epoch        uint64   `json:"epoch"`
+	Certificates [][]byte `json:"certificates"`
 }
 
 // Tree answers GET /v1/rooms/{room}/tree?epoch=N: the ratchet tree in the form of

@@ -1,0 +1,268 @@
+package client
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/isthmus-chat/isthmus/core"
+	"github.com/isthmus-chat/isthmus/core/epoch"
+	"github.com/isthmus-chat/isthmus/core/identity"
+	"github.com/isthmus-chat/isthmus/core/policy"
+	"github.com/isthmus-chat/isthmus/core/wire"
+	"github.com/isthmus-chat/isthmus/mls"
+	"github.com/isthmus-chat/isthmus/mls/group"
+)
+
+// Bounds of what proves a state.
+const (
+	maxChain = 64 // certificates; a homeserver remembers 48 that changed who decides
+	maxTold  = 64 // devices that one reads of after a room was entered anew
+)
+
+// prove says why it is not proven that a room's homeservers agreed on a state that one
+// of them shows, and returns who signed it. A device that was in the room begins with
+// who decided as far as it knows, and follows the certificates from there. One that
+// comes for the first time knows nobody: it demands those whom the state names once
+// they have signed its own commit, see admitted.
+func (c *Client) prove(ctx context.Context, id core.RoomID, encoded [][]byte, shown *mls.GroupContext) ([]string, error) {
+	p, err := stateOf(shown.Extensions)
+	if err != nil {
+		return nil, err
+	}
+	who := p.Authority()
+	if shown.Epoch == 0 {
+		if d := who.Domains; len(d) != 1 || d[0] != id.Domain() {
+			return nil, core.Errorf(core.Denied, "a room begins at the homeserver that it is named after")
+		}
+		return who.Domains, nil
+	}
+	certs, err := parseChain(encoded)
+	if err != nil {
+		return nil, core.Errorf(core.Denied, "%w", err)
+	}
+	last := certs[len(certs)-1]
+	if err := cmp.Or(names(last.Facts(), id, nil, shown), decides(last.Facts(), who)); err != nil {
+		return nil, core.Errorf(core.Denied, "%w", err)
+	}
+	by, from, err := c.ground(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if by == nil {
+		if len(last.Domains()) > policy.MaxAuthority {
+			return nil, core.Errorf(core.Denied, "more homeservers have signed than may decide")
+		}
+		return last.Domains(), c.signedBy(ctx, last, policy.Authority{Domains: last.Domains()})
+	}
+	if own := c.rooms[id]; shown.Epoch <= from {
+		if own == nil || own.g == nil || !bytes.Equal(own.g.Public().ContextBytes(), shown.AppendTo(nil)) {
+			return nil, core.Errorf(core.Denied, "this device has seen a newer state of the room")
+		}
+		return last.Domains(), nil
+	}
+	for _, cert := range certs[:len(certs)-1] {
+		f := cert.Facts()
+		if f.Room != id || f.Epoch <= from || f.Epoch >= shown.Epoch {
+			continue
+		}
+		if err = c.signedBy(ctx, cert, *by); err == nil {
+			by, from = &policy.Authority{Domains: f.Voters, Rule: policy.Rule(f.Rule)}, f.Epoch
+		} else if core.Temporary(err) {
+			return nil, err
+		}
+	}
+	return last.Domains(), c.signedBy(ctx, last, *by)
+}
+
+// sameRoom demands proof of a Welcome to a room whose group is set aside.
+func (c *Client) sameRoom(ctx context.Context, id core.RoomID, shown *mls.GroupContext) error {
+	a, err := ask(ctx, c, func(ctx context.Context) (wire.Certificates, error) {
+		return c.cfg.Home.Certificates(ctx, id, shown.Epoch)
+	})
+	if core.CodeOf(err) == core.NotFound {
+		err = core.Errorf(core.Unavailable, "the room is not here yet")
+	}
+	if err != nil {
+		return err
+	}
+	if _, err = c.prove(ctx, id, a.Certificates, shown); err != nil {
+		err = c.unproven(id, "a Welcome to the room", err)
+	}
+	return err
+}
+
+func parseChain(encoded [][]byte) (certs []*epoch.Certificate, err error) {
+	if len(encoded) == 0 || len(encoded) > maxChain {
+		return nil, errors.New("no certificate of its homeservers comes with it")
+	}
+	for _, b := range encoded {
+		cert, err := epoch.ParseCertificate(b)
+		if err != nil {
+			return nil, err
+		}
+		certs = append(certs, cert)
+	}
+	return certs, nil
+}
+
+// decides says whether those are who decides from a commit on as was signed.
+func decides(a epoch.Approval, who policy.Authority) error {
+	if slices.Equal(slices.Sorted(slices.Values(a.Voters)), slices.Sorted(slices.Values(who.Domains))) && a.Rule == uint8(who.Rule) {
+		return nil
+	}
+	return errors.New("the homeservers signed that others decide than it names")
+}
+
+// ground is who decides in a room as far as this device knows, and since when; nil if
+// it was not in it, or no longer remembers.
+func (c *Client) ground(ctx context.Context, id core.RoomID) (*policy.Authority, uint64, error) {
+	r := c.rooms[id]
+	if r == nil || r.Kind != core.Group || !r.Joined && r.Kept == 0 {
+		return nil, 0, nil
+	}
+	if err := c.open(ctx, r); err != nil {
+		return nil, 0, err
+	}
+	a := r.p.Authority()
+	return &a, r.g.Epoch(), nil
+}
+
+// signedBy verifies a certificate by the pinned keys of those who decide, which are
+// fetched where there are none, or others by now. A Temporary error may pass.
+func (c *Client) signedBy(ctx context.Context, cert *epoch.Certificate, by policy.Authority) (err error) {
+	for _, again := range []bool{false, true} {
+		var away error
+		for _, d := range cert.Domains() {
+			if !by.Has(d) {
+				continue
+			}
+			_, err := c.chain(ctx, d, func(*identity.Chain) bool { return !again })
+			if err != nil && core.Temporary(err) {
+				away = err
+			}
+			if ctx.Err() != nil || !c.loaded {
+				return err
+			}
+		}
+		if err = c.signed(cert, by, c.cfg.Now().Unix()); err == nil {
+			return nil
+		}
+		if away != nil {
+			return away
+		}
+		if !errors.Is(err, identity.ErrUnknownKey) {
+			break
+		}
+	}
+	return core.Errorf(core.Denied, "%w", err)
+}
+
+// signed verifies that enough of those who decide have signed, by keys that are pinned
+// and were in force at one of these times.
+func (c *Client) signed(cert *epoch.Certificate, by policy.Authority, times ...int64) error {
+	return cert.Verify(by.Domains, uint8(by.Rule), func(domain string, signed, sig []byte) (err error) {
+		p := c.chains[domain]
+		if p == nil {
+			return identity.ErrUnknownKey
+		}
+		for _, at := range times {
+			if err = p.chain.Verify(epoch.ApprovalLabel, sig, at, signed); err == nil {
+				return nil
+			}
+		}
+		return err
+	})
+}
+
+// unproven refuses what the homeserver shows and cannot prove, and tells people. What
+// may pass stays what it is.
+func (c *Client) unproven(id core.RoomID, what string, why error) error {
+	if core.Temporary(why) {
+		return why
+	}
+	text := what + " is not proven: " + core.TextOf(why)
+	c.tell(Update{Kind: Alarm, Room: id, Text: text})
+	return core.Refuse(core.Invalid, core.Unproven, text)
+}
+
+// admit enters a room by the certificate of this device's own commit; the place of that
+// commit in the log is 0 if it is not known. Without proof the group is dropped.
+func (c *Client) admit(ctx context.Context, r *room, encoded []byte, seq uint64) error {
+	g, j, err := c.loadJoining(ctx, r)
+	if err != nil {
+		return err
+	}
+	id, what := r.ID, r.JoinID
+	signers, err := c.attested(ctx, id, encoded, g, j)
+	if r = c.rooms[id]; r == nil || !r.Joining || !bytes.Equal(r.JoinID, what) {
+		return nil // meanwhile
+	}
+	if err == nil {
+		return c.entered(ctx, id, seq, "vouched for by "+strings.Join(signers, ", "))
+	}
+	if err = c.unproven(id, "that this device came into the room", err); core.CodeOf(err) == core.Invalid {
+		c.dropJoining(r)
+	}
+	return err
+}
+
+// attested verifies that those who decide have signed the commit that a device enters
+// by, and what became of the group by it; it returns who did.
+func (c *Client) attested(ctx context.Context, id core.RoomID, encoded []byte, g *group.Group, j joining) ([]string, error) {
+	if j.Handshake == nil {
+		return nil, core.Errorf(core.Internal, "a room that this device made is entered by no commit")
+	}
+	p, err := stateOf(g.Public().Context().Extensions)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := epoch.ParseCertificate(encoded)
+	if err != nil {
+		return nil, err
+	}
+	if err := cmp.Or(names(cert.Facts(), id, j.Handshake.Message, g.Public().Context()), decides(cert.Facts(), p.Authority())); err != nil {
+		return nil, core.Errorf(core.Denied, "%w", err)
+	}
+	return cert.Domains(), c.signedBy(ctx, cert, p.Authority())
+}
+
+// admitted enters a room that the homeserver says this device was let into, once the
+// homeservers that decide there have signed its commit: so it is in the room, and not
+// in a copy that its own homeserver made.
+func (c *Client) admitted(ctx context.Context, id core.RoomID, seq uint64) error {
+	last := error(nil)
+	for n := range maxUnknown {
+		if n > 0 {
+			if err := c.pause(ctx, min(n+2, 9)); err != nil {
+				return err
+			}
+		}
+		r := c.rooms[id]
+		if r == nil || !r.Joining {
+			return nil // an event said so before
+		}
+		g, _, err := c.loadJoining(ctx, r)
+		if err != nil {
+			return err
+		}
+		what := r.JoinID
+		a, err := ask(ctx, c, func(ctx context.Context) (wire.Certificates, error) {
+			return c.cfg.Home.Certificates(ctx, id, g.Epoch())
+		})
+		if r = c.rooms[id]; r == nil || !r.Joining || !bytes.Equal(r.JoinID, what) {
+			return nil
+		}
+		if err == nil && len(a.Certificates) > 0 {
+			return c.admit(ctx, r, a.Certificates[len(a.Certificates)-1], seq)
+		}
+		if code := core.CodeOf(err); err != nil && !core.Temporary(err) && code != core.NotFound {
+			return err
+		}
+		last = cmp.Or(err, core.Errorf(core.Unavailable, "no certificate"))
+	}
+	return core.Errorf(core.Unavailable, "the room's homeservers have not signed yet that this device came in: %w", last)
+}
