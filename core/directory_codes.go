@@ -15,6 +15,8 @@ const (
 	leaseLife     = 10 * time.Second // PROTOCOL §7
 	freeLeases    = 3                // without a commit, before a requester is slowed down
 	maxLeases     = 10               // without a commit, before it is refused
+	crowdLeases   = 8                // without a commit, of all who are counted together
+	crowdPauses   = 5                // how often their wait doubles: not for ever, for many may be honest
 	leaseMemory   = time.Hour        // after which all is forgiven
 )
 
@@ -201,17 +203,33 @@ func (e *Engine) admitted(r Reader, now time.Time, room RoomID, user UserURI) (b
 	return now.Unix() < until, asBroken(err)
 }
 
-// A turn is that of one device to change a room by an external commit.
+// A turn is that of one device to change a room by an external commit. The one after
+// it is kept a while for who asked first of those with another homeserver: one that
+// has many devices does not keep the others out.
 type turn struct {
 	device DeviceURI
 	until  time.Time
+	next   string // host of homeservers; "" = nobody asked
+}
+
+// wait is how long a device has to wait for its turn.
+func (t *turn) wait(device DeviceURI, now time.Time) time.Duration {
+	end := t.until
+	if t.next != "" && t.next != hostOf(device.Domain()) {
+		end = end.Add(leaseLife)
+	}
+	if t.device == device && now.Before(t.until) {
+		return 0
+	}
+	return end.Sub(now)
 }
 
 // A lessee is a device that took leases of a room and did not commit since.
 type lessee struct {
 	taken int
 	last  time.Time
-	code  bool // its user has given a join code
+	code  bool   // its user has given a join code
+	crowd string // as whose it is counted too
 }
 
 // wait is how long a lessee has to wait for its next lease. Its patience is asked
@@ -230,10 +248,44 @@ func (l *lessee) wait(now time.Time) time.Duration {
 	return max(0, l.last.Add(pause).Sub(now))
 }
 
+// A crowd is devices that somebody can make more of, counted together.
+type crowd struct {
+	taken int // leases without a commit
+	last  time.Time
+}
+
+func (c *crowd) wait(now time.Time) time.Duration {
+	if now.Sub(c.last) >= leaseMemory {
+		c.taken = 0
+	}
+	if c.taken < crowdLeases {
+		return 0
+	}
+	return max(0, c.last.Add(leaseLife<<min(c.taken-crowdLeases, crowdPauses)).Sub(now))
+}
+
+// crowdOf is the crowd of a user's devices in a room: the user, if registered here or
+// in the room, else all of a homeserver that are not, for it may make up users.
+func (e *Engine) crowdOf(tx Tx, room RoomID, user UserURI) (string, error) {
+	r, err := e.group(tx, room)
+	if err != nil {
+		return "", err
+	}
+	if _, in := r.group.policy.Role(string(user)); in || user.Domain() == e.cfg.Homeserver {
+		return string(room) + " " + string(user), nil
+	}
+	return string(room) + " " + hostOf(user.Domain()), nil
+}
+
 // leaseUsed says that a device has committed: its leases were taken in earnest.
 func (e *Engine) leaseUsed(room RoomID, device DeviceURI) {
 	m := e.memory()
+	l := m.lessees.get(leaseKey(room, device))
 	m.lessees.drop(leaseKey(room, device))
+	if c := m.crowds.get(l.crowd); c.taken > 0 {
+		c.taken = max(0, c.taken-l.taken)
+		m.crowds.put(l.crowd, c)
+	}
 	if m.leases.get(string(room)).device == device {
 		m.leases.drop(string(room))
 	}
@@ -274,8 +326,21 @@ func (e *Engine) lend(tx Tx, now time.Time, in LeaseGroupInfo, info func(code bo
 		}
 		return Output{}, limited(wait, "that device asked before and did not join")
 	}
-	if t := m.leases.get(string(in.Room)); t.device != in.By && t.until.After(now) {
-		return Output{}, limited(t.until.Sub(now), "somebody else is joining")
+	name, err := e.crowdOf(tx, in.Room, in.User)
+	if err != nil {
+		return Output{}, err
+	}
+	all := m.crowds.get(name)
+	if wait := all.wait(now); wait > 0 {
+		return Output{}, limited(wait, "others of your homeserver, or your own devices, asked before and did not join")
+	}
+	t := m.leases.get(string(in.Room))
+	if wait := t.wait(in.By, now); wait > 0 {
+		if host := hostOf(in.By.Domain()); t.next == "" && host != hostOf(t.device.Domain()) {
+			t.next = host
+			m.leases.put(string(in.Room), t)
+		}
+		return Output{}, limited(wait, "somebody else is joining")
 	}
 	lease, err := info(false)
 	needCode := CodeOf(err) == Denied && ReasonOf(err) == InviteOnly
@@ -285,9 +350,14 @@ func (e *Engine) lend(tx Tx, now time.Time, in LeaseGroupInfo, info func(code bo
 	if err != nil {
 		return Output{}, err
 	}
-	lease.Until = now.Add(leaseLife)
-	m.lessees.put(leaseKey(in.Room, in.By), lessee{taken: who.taken + 1, last: now, code: needCode})
-	m.leases.put(string(in.Room), turn{device: in.By, until: lease.Until})
+	mine := turn{device: in.By, until: now.Add(leaseLife)}
+	if t.next != "" && t.device == in.By && now.Before(t.until) {
+		mine = t // it is not longer for asking twice
+	}
+	lease.Until = mine.until
+	m.lessees.put(leaseKey(in.Room, in.By), lessee{taken: who.taken + 1, last: now, code: needCode, crowd: name})
+	m.crowds.put(name, crowd{taken: all.taken + 1, last: now})
+	m.leases.put(string(in.Room), mine)
 	return Output{Lease: lease}, nil
 }
 

@@ -2,6 +2,7 @@ package core_test
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -281,6 +282,57 @@ func TestLeasesGoToOneAtATime(t *testing.T) {
 	h.pass()
 	h.must(ds[1].enter(h, l)) // what it had is still good
 	must(ds[1].ask(h, ""))(t)
+}
+
+// A homeserver has as many devices and ports as it likes: it does not keep the others
+// out with them, neither for the moment nor for long, nor those of its users who are
+// in the room.
+func TestLeasesOfOneHomeserverLeaveRoom(t *testing.T) {
+	h, ds := newCodeHouse(t, 1, policy.OpenJoin())
+	var evil []*device
+	for port := range 2 {
+		evil = append(evil, visitors(t, h, fmt.Sprint(domainB, ":", 1+port), 0, 6)...)
+	}
+	bob := visitors(t, h, domainB, 0, 1)[0]
+	h.must(bob.enter(h, must(bob.ask(h, ""))(t)))
+	wait := func(d *device) time.Duration {
+		_, err := d.ask(h, "")
+		var e *core.Error
+		if errors.As(err, &e) {
+			return e.RetryAfter
+		}
+		h.must(err)
+		return 0
+	}
+	taken := 0
+	second := func() {
+		for _, d := range evil {
+			if wait(d) == 0 {
+				taken++
+			}
+		}
+		h.now = h.now.Add(time.Second)
+	}
+	second()
+	began, left := h.now, wait(ds[0])
+	for left > 0 {
+		if h.now.Sub(began) > 20*time.Second {
+			t.Fatal("kept out by one homeserver")
+		}
+		second()
+		if left -= time.Second; left <= 0 { // it comes when it was told to
+			left = wait(ds[0])
+		}
+	}
+	for range 240 {
+		second()
+		h.now = h.now.Add(4 * time.Second)
+	}
+	if taken < 10 || taken > 20 {
+		t.Fatalf("%d leases of strangers in twenty minutes", taken)
+	}
+	h.pass()
+	must(bob.ask(h, ""))(t)
 }
 
 func TestLeasesAreForDevicesInUse(t *testing.T) {

@@ -129,6 +129,7 @@ type directory struct {
 	trees    meter // KiB of those that come with Welcomes, by sender
 	leases   recent[turn]
 	lessees  recent[lessee]
+	crowds   recent[crowd]
 	prepared bool
 }
 
