@@ -23,6 +23,7 @@ const (
 	maxTend        = 5 * time.Second        // and so long at most, if the room does not say
 	tendEvery      = time.Hour              // to look at what is seldom due
 	aheadGrace     = 10 * time.Second       // for commits to come after messages of the epochs that they open
+	keepAside      = 30 * 24 * time.Hour    // a group that one is out of on the homeserver's word
 )
 
 // Sync takes what is new from the homeserver, waiting up to wait for something to
@@ -142,22 +143,47 @@ func (c *Client) events(ctx context.Context, all []wire.Event, asked map[core.Ro
 }
 
 // leftBy takes note that the user is in a room no more: the homeserver gives nothing
-// of it any longer, the commit that says so included. Keys are kept for nothing then;
-// if it was wrong, the device enters anew when the room is listed again.
+// of it any longer, the commit that says so included. So it is its word alone. Where
+// the user did not ask for it the group is set aside.
 func (c *Client) leftBy(id core.RoomID) {
 	r := c.rooms[id]
 	if r == nil || !r.Member && !r.Joined {
 		return
 	}
+	asked := r.Leaving
 	r.Member, r.Leaving, r.Seen, r.Tries = false, false, c.now(), 0
 	if r.Joined {
-		r.Joined = false
-		if r.Kind == core.Group {
+		switch {
+		case r.Kind != core.Group:
+			r.Joined = false
+		case asked:
 			c.leaveGroup(r)
+		default:
+			c.setAside(r)
 		}
 		c.tell(Update{Kind: RoomLeft, Room: id, User: c.self.user})
 	}
 	c.touch(r)
+}
+
+// setAside keeps the group of a room that the user is in no more as the homeserver
+// says: nobody reads or writes in it, and nothing is erased for a while. If it was not
+// true the device goes on where it was; and in another group it is not taken in for
+// the room, for it knows who decides there.
+func (c *Client) setAside(r *room) {
+	c.keep(r)
+	r.Joined, r.g, r.p, r.Kept = false, nil, nil, max(c.now(), 1)
+	c.unsent(r)
+	c.touch(r)
+}
+
+// takeUp goes on with a group that was set aside: the homeserver lists the room again.
+// If the user was taken out meanwhile, the room's log says so.
+func (c *Client) takeUp(ctx context.Context, r *room) error {
+	r.Joined, r.Behind, r.Kept = true, true, 0
+	c.touch(r)
+	c.tell(Update{Kind: RoomJoined, Room: r.ID, User: c.self.user})
+	return c.flush(ctx)
 }
 
 // Tend does what is due: commits what others proposed, renews keys, key packages
@@ -250,6 +276,14 @@ func (c *Client) tendRoom(ctx context.Context, id core.RoomID) error {
 		return nil
 	case r.Joining:
 		return c.begin(ctx, id)
+	case r.Kept != 0 && r.Member:
+		if now-r.Seen < firstGrace.Milliseconds() { // a Welcome may come
+			return nil
+		}
+		return c.takeUp(ctx, r)
+	case r.Kept != 0 && now-r.Kept > keepAside.Milliseconds():
+		c.leaveGroup(r)
+		return c.flush(ctx)
 	case r.Halted != "":
 		return nil
 	case r.Member && (!r.Joined || r.Lost != ""):
@@ -322,8 +356,13 @@ func (c *Client) enterAgain(ctx context.Context, r *room) error {
 	if r = c.rooms[r.ID]; r == nil { // the user is in it no more
 		return nil
 	}
+	asked := r.Leaving
 	if r.Member, r.Leaving = false, false; r.Joined {
-		c.leaveGroup(r)
+		if asked {
+			c.leaveGroup(r)
+		} else {
+			c.setAside(r)
+		}
 		c.tell(Update{Kind: RoomLeft, Room: r.ID, User: c.self.user})
 	}
 	c.touch(r)
