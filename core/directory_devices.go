@@ -16,8 +16,9 @@ import (
 // homeserver's word for a device lasts: it is renewed when half of it is over.
 const (
 	maxKeptDevices  = 512     // of one user, those revoked among them: who revoked must stay revoked
-	maxPeerDevices  = 1 << 20 // of the users of one other homeserver
+	maxPeerDevices  = 1 << 20 // of the users of other homeservers with one host
 	maxHomeservers  = 1 << 16
+	maxPorts        = 64 // homeservers with one host
 	attestationLife = 180 * 24 * time.Hour
 )
 
@@ -25,11 +26,11 @@ const (
 const (
 	deviceRows     = "device"           // device -> deviceRow
 	userDevices    = "user device"      // user + " " + device -> {1} if out of use
-	deviceCounts   = "device count"     // domain -> devices known
+	deviceCounts   = "device count"     // host -> devices known
 	equivocations  = "equivocation"     // device -> identity.Equivocation
 	homeserverRows = "homeserver"       // domain -> identity.Chain
 	homeserverOdd  = "homeserver alarm" // domain -> the record that broke its chain
-	homeserverSum  = "homeserver count" // "" -> homeservers known
+	homeserverSum  = "homeserver count" // all, or "port " + host -> homeservers known
 	onlyKey        = "all"
 )
 
@@ -300,10 +301,10 @@ func (e *Engine) arrive(tx Tx, now time.Time, rec identity.SignedRecord, att ide
 		}
 		return ofIdentity("device", identity.Usable(rec, att, home, e.cfg.Block, now.Unix()))
 	}
-	if wait := e.memory().arrivals.take(rec.Domain(), 1, now); wait > 0 {
+	if wait := e.memory().arrivals.take(hostOf(rec.Domain()), 1, now); wait > 0 {
 		return limited(wait, "too many new devices of one homeserver")
 	}
-	return count(tx, deviceCounts, rec.Domain(), maxPeerDevices)
+	return count(tx, deviceCounts, bound{hostOf(rec.Domain()), maxPeerDevices})
 }
 
 // hostOf is a homeserver's domain without the port that several on one machine have:
@@ -313,16 +314,29 @@ func hostOf(domain string) string {
 	return host
 }
 
-// count adds one to a number that has a bound.
-func count(tx Tx, bucket, key string, most int) error {
-	n := 0
-	if err := getCBOR(tx, bucket, key, &n); err != nil && !isAbsent(err) {
-		return asBroken(err)
+// A bound is the most that the number of a key may be.
+type bound struct {
+	key  string
+	most int
+}
+
+// count adds one to each of some numbers, or to none where one is at its bound.
+func count(tx Tx, bucket string, bounds ...bound) error {
+	ns := make([]int, len(bounds))
+	for i, b := range bounds {
+		if err := getCBOR(tx, bucket, b.key, &ns[i]); err != nil && !isAbsent(err) {
+			return asBroken(err)
+		}
+		if ns[i] >= b.most {
+			return Errorf(TooLarge, "more than %d of that kind", b.most)
+		}
 	}
-	if n >= most {
-		return Errorf(TooLarge, "more than %d of that kind", most)
+	for i, b := range bounds {
+		if err := putCBOR(tx, bucket, b.key, ns[i]+1); err != nil {
+			return err
+		}
 	}
-	return putCBOR(tx, bucket, key, n+1)
+	return nil
 }
 
 func (e *Engine) keepDevice(tx Tx, uri DeviceURI, d *deviceRow) error {
@@ -407,7 +421,7 @@ func (e *Engine) pin(tx Tx, rec identity.SignedHomeserver) error {
 	if err != nil {
 		return ofIdentity("homeserver record", err)
 	}
-	if err := count(tx, homeserverSum, onlyKey, maxHomeservers); err != nil {
+	if err := count(tx, homeserverSum, bound{onlyKey, maxHomeservers}, bound{"port " + hostOf(rec.Domain), maxPorts}); err != nil {
 		return err
 	}
 	return asBroken(tx.PutValue(homeserverRows, rec.Domain, chain.Encode()))

@@ -238,6 +238,14 @@ const (
 	pairWeight = 4
 )
 
+// payer is as whom a requester is counted: a user, or the host of a homeserver.
+func payer(by string) string {
+	if strings.HasPrefix(by, "mimi://") {
+		return by
+	}
+	return hostOf(by)
+}
+
 // weigh is what n of something costs the requester by, a user or a domain.
 func weigh(by string, n, weight int) int {
 	if strings.HasPrefix(by, "mimi://") {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -345,5 +346,33 @@ func TestSessionsOpenCloseAndEnd(t *testing.T) {
 	h.do(open(5, time.Hour))
 	if d := h.device(s.uri()); bytes.Equal(d.Proof.Attestation, before.Proof.Attestation) {
 		t.Fatal("the attestation was not renewed")
+	}
+}
+
+// One host has one certificate for all of its ports, so it is counted once: it fills
+// neither what is kept of homeservers nor what is asked.
+func TestPortsOfAHostAreCountedTogether(t *testing.T) {
+	h := newGroupHouse(t, domainA)
+	pinned := 0
+	for port := range 100 {
+		_, errs := h.apply(core.PutHomeserver{Record: homeRecord(t, fmt.Sprint("evil.example:", 1+port))})
+		if errs[0] == nil {
+			pinned++
+		} else {
+			wantCode(t, errs[0], core.TooLarge)
+		}
+	}
+	if pinned != 64 {
+		t.Fatalf("%d homeservers of one host", pinned)
+	}
+	h.do(core.PutHomeserver{Record: homeRecord(t, "c.example")})
+	asked := 0
+	for port := range 1100 {
+		if _, errs := h.apply(claims(fmt.Sprint("evil.example:", 1+port), slices.Repeat([]core.UserURI{alice}, core.MaxClaim)...)); errs[0] == nil {
+			asked++
+		}
+	}
+	if asked == 1100 {
+		t.Fatalf("%d claims of one host", asked)
 	}
 }

@@ -69,7 +69,7 @@ type federation struct {
 	peers   map[string]*peer
 	rooms   map[core.RoomID][]*peer // who else is in a room, as far as known
 	unknown map[core.RoomID]bool    // rooms to be looked up
-	met     map[string]time.Time    // who may ask as a peer for a while, though no room is shared yet
+	met     map[string]time.Time    // hosts who may ask as a peer for a while, though no room is shared yet
 	resolve chan struct{}
 	dirty   chan struct{} // a peer has more than we have written down
 	running sync.WaitGroup
@@ -314,7 +314,7 @@ func (f *federation) known(domain string) bool {
 	if p := f.peers[domain]; p != nil && p.lanes.shared() {
 		return true
 	}
-	return f.cfg.Now().Before(f.met[domain])
+	return f.cfg.Now().Before(f.met[hostOf(domain)])
 }
 
 // meet lets domain ask as a peer for a while: somebody here has to do with it.
@@ -330,6 +330,6 @@ func (f *federation) meet(domain string) {
 		}
 	}
 	if len(f.met) < maxPeers {
-		f.met[domain] = now.Add(metFor)
+		f.met[hostOf(domain)] = now.Add(metFor) // who has its certificate has all of its ports
 	}
 }

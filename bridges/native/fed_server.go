@@ -244,10 +244,11 @@ func (g *guests) admit(domain string, known bool) (done func(), err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.now()
-	if !known { // the ports of one host, which share its certificate, are one stranger
-		domain = strangerMark + hostOf(domain)
+	who := hostOf(domain) // the ports of one host share its certificate, and what it may ask
+	if !known {
+		who = strangerMark + who
 	}
-	a := g.all[domain]
+	a := g.all[who]
 	if a == nil {
 		if len(g.all) >= maxGuests && !g.evict(now) {
 			return nil, &core.Error{Code: core.Limited, Text: "too many homeservers ask at the moment", RetryAfter: time.Minute}
@@ -257,7 +258,7 @@ func (g *guests) admit(domain string, known bool) (done func(), err error) {
 			n = max(n/strangerPart, 1)
 		}
 		a = &guest{rate: rate.NewLimiter(rate.Limit(n), 2*n)}
-		g.all[domain] = a
+		g.all[who] = a
 	}
 	most := g.limits.Parallel
 	if !known {
@@ -299,7 +300,7 @@ func (g *guests) read(w http.ResponseWriter, r *http.Request, from string, limit
 	case n < 0:
 		n = limit
 	}
-	free, ok := g.bodies.take(from, n)
+	free, ok := g.bodies.take(hostOf(from), n)
 	if !ok {
 		return nil, nil, &core.Error{Code: core.Unavailable, Text: "too much is being sent at the moment", RetryAfter: 200 * time.Millisecond}
 	}

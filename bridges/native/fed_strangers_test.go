@@ -53,6 +53,13 @@ func TestFederationCountsHostsOfStrangers(t *testing.T) {
 	if admitted > 100 {
 		t.Errorf("%d requests of one host at once", admitted)
 	}
+	f := h.bridge.fed
+	for port := range maxPeers + 1 {
+		f.meet(fmt.Sprintf("evil.example:%d", port+1))
+	}
+	if f.meet("b.example"); !f.known("b.example") {
+		t.Error("the ports of one host leave no room for another homeserver")
+	}
 }
 
 // A stranger's messages of the agreement are few, and counted together.
