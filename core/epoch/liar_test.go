@@ -3,9 +3,11 @@ package epoch
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/fxamacker/cbor/v2"
+	pb "go.etcd.io/raft/v3/raftpb"
 
 	"github.com/isthmus-chat/isthmus/core"
 )
@@ -88,5 +90,113 @@ func TestFloodOfRefusals(t *testing.T) {
 		if c.quiet(); c.epoch(three[1], testRoom) != 2 {
 			t.Errorf("%s: the room stands still", name)
 		}
+	}
+}
+
+// append is what a homeserver sends that says it leads.
+func (c *cluster) append(liar, to string, term, after, logTerm uint64, es []*pb.Entry) core.PeerMessages {
+	for i, e := range es {
+		e.Index = new(after + 1 + uint64(i))
+		if e.Term == nil {
+			e.Term = &term
+		}
+	}
+	body, err := marshal.Marshal(&pb.Message{Type: pb.MsgApp.Enum(), From: new(memberID(liar)), To: new(memberID(to)), Term: &term,
+		Index: &after, LogTerm: &logTerm, Commit: new(uint64(0)), Entries: es})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return core.PeerMessages{From: liar, Messages: []core.PeerMessage{{Room: testRoom, Kind: core.PeerRaft, Body: body}}}
+}
+
+// Who says that it leads makes nobody keep without end what is never agreed; and who
+// was made to keep as much as it lets finds the others all the same, though they
+// need its long log to elect anybody.
+func TestEndlessAppends(t *testing.T) {
+	for name, entry := range map[string]struct {
+		size, each, rounds int
+	}{
+		"small entries":       {1, 2000, 5},
+		"large ones":          {1 << 20, 16, 5},
+		"of two large":        {8 << 20, 2, 5},
+		"empty of one term":   {0, 3000, 5},
+		"empty, rising terms": {-1, 300, 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := grown(t, 24, three...)
+			liar, victim, other := three[0], c.nodes[three[1]], c.nodes[three[2]]
+			c.nodes[liar].down, other.down = true, true
+			term := victim.m.rooms[testRoom].row.Term
+			data := make([]byte, max(entry.size, 0))
+			for range entry.rounds {
+				w := victim.m.rooms[testRoom].row
+				term++
+				es := make([]*pb.Entry, entry.each)
+				for i := range es {
+					es[i] = &pb.Entry{Data: data}
+					if entry.size < 0 {
+						es[i].Term = new(term + uint64(i))
+					}
+				}
+				if entry.size < 0 {
+					term += uint64(entry.each)
+				}
+				if _, err := victim.do(c.append(liar, three[1], term, w.Last, w.term(w.Last), es), false); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w := victim.m.rooms[testRoom].row
+			n, size := w.Last-w.Commit, uint64(0)
+			for i := w.Commit + 1; i <= w.Last; i++ {
+				b, err := victim.store.Value(bucketLog, victim.m.rooms[testRoom].numbered(i))
+				if err != nil {
+					t.Fatal(err)
+				}
+				size += uint64(len(b))
+			}
+			t.Logf("%d entries of %d octets are kept", n, size)
+			if n == 0 || n > maxUnagreed+2*uint64(blankRate.Burst) || size > maxUnagreedBytes+n*32 {
+				t.Errorf("%d entries of %d octets are kept", n, size)
+			}
+			other.down = false
+			c.run("the two of them", 3000, func() bool {
+				if h := handshake(testRoom, three[2], 1, change{}); other.decisions[h.ID()].Seq == 0 {
+					if err := c.propose(h); err != nil {
+						t.Fatal(err)
+					}
+					return false
+				}
+				return true
+			})
+			c.run("both", 100, func() bool { return c.epoch(three[1], testRoom) == 2 && c.epoch(three[2], testRoom) == 2 })
+		})
+	}
+}
+
+// A log whose end grew beyond all bounds, as it could once, is cut back.
+func TestLongTailIsCutBack(t *testing.T) {
+	c := grown(t, 25, three...)
+	n := c.nodes[three[1]]
+	r := n.m.rooms[testRoom]
+	w := r.row
+	for i := range uint64(maxTailEntries) {
+		b, _ := marshal.Marshal(&pb.Entry{Index: new(w.Last + 1 + i), Term: new(w.Term + 1), Data: []byte{1}})
+		n.store.rows[[2]string{bucketLog, r.numbered(w.Last + 1 + i)}] = b
+		w.Size += uint64(len(b))
+	}
+	w.Term++
+	w.Runs = append(slices.Clone(w.Runs), run{From: w.Last + 1, Term: w.Term})
+	w.Last += maxTailEntries
+	b, err := cbor.Marshal(&w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.store.rows[[2]string{bucketRows, r.key}] = b
+	n.restart()
+	c.decide(handshake(testRoom, three[0], 1, change{}))
+	c.quiet()
+	c.reached(three[1], 2)
+	if got := n.m.rooms[testRoom].row; got.Last > got.Commit+maxUnagreed || got.Size > 1<<20 {
+		t.Errorf("%d entries, %d octets", got.Last-got.Commit, got.Size)
 	}
 }

@@ -229,7 +229,7 @@ func (m *Machine) giveUp(r *room) {
 // release starts over after a change of leader: what was sent or appended may be
 // lost. Offers of others are theirs to send again; they are told where.
 func (m *Machine) release(r *room, lead uint64) {
-	r.inLog, r.commit, r.confIndex, r.heard = nil, nil, 0, nil
+	r.inLog, r.commit, r.confIndex, r.heard, r.pushed = nil, nil, 0, nil, nil
 	for _, o := range r.queue {
 		o.sent, o.passed, o.said, o.asked = 0, false, nil, 0
 		if o.home != m.cfg.Homeserver && lead != 0 && lead != m.self {
@@ -308,9 +308,13 @@ func (m *Machine) appendOffer(r *room, o *offer) (bool, error) {
 		}
 		return gone, err
 	}
+	if ok, err := m.fits(r, len(o.data)); err != nil || !ok {
+		return false, err
+	}
 	if err := m.guard(r, func() error { return r.node.Propose(o.data) }); err != nil {
 		return false, nil // raft's bound of what is not agreed yet: at the next tick
 	}
+	r.pushed = append(r.pushed, len(o.data))
 	if r.inLog == nil {
 		r.inLog = map[core.HandshakeID]bool{}
 	}

@@ -211,6 +211,11 @@ func (m *Machine) raftMessage(r *room, from string, body []byte) error {
 	case pb.MsgVote, pb.MsgPreVote:
 		m.stir(r) // who asks for votes does not hear a leader: if that is us, it will
 	}
+	if msg.GetType() == pb.MsgApp {
+		if err := m.fit(r, from, msg); err != nil {
+			return err
+		}
+	}
 	err := m.step(r, msg)
 	if m.awake[r.id] == nil {
 		m.forgetLeader(r) // it came late

@@ -47,6 +47,8 @@ type room struct {
 	gone     bool   // nobody answered this homeserver for long after it had left
 	uneasy   bool   // somebody may have been left behind, and no leader was met since
 
+	tail       tail                      // what the last entries hold,
+	pushed     []int                     // leader: and those that raft was given since
 	queue      []*offer                  // handshakes that wait for the log
 	inLog      map[core.HandshakeID]bool // leader: appended and not applied yet
 	commit     *core.HandshakeID         // leader: the commit among them
@@ -142,7 +144,7 @@ func (m *Machine) start(r *room) error {
 		r.node, err = raft.NewRawNode(&raft.Config{
 			ID: m.self, Storage: storage{m, r}, Applied: r.row.Applied,
 			ElectionTick: electionTicks, HeartbeatTick: heartbeatTicks, CheckQuorum: true, PreVote: true, StepDownOnRemoval: true,
-			MaxSizePerMsg: 1 << 20, MaxCommittedSizePerReady: 16 << 20, MaxUncommittedEntriesSize: 32 << 20,
+			MaxSizePerMsg: 1 << 20, MaxCommittedSizePerReady: 16 << 20, MaxUncommittedEntriesSize: maxUnagreedBytes,
 			MaxInflightMsgs: 64, MaxInflightBytes: 32 << 20, Logger: silent{}})
 		return err
 	})

@@ -1,6 +1,7 @@
 package epoch
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/fxamacker/cbor/v2"
@@ -82,10 +83,12 @@ func (w *row) remember(id core.HandshakeID, seq uint64) {
 
 // term returns the term of entry i, First <= i <= Last.
 func (w *row) term(i uint64) uint64 {
-	for _, r := range slices.Backward(w.Runs) {
-		if i >= r.From {
-			return r.Term
-		}
+	n, exact := slices.BinarySearchFunc(w.Runs, i, func(r run, i uint64) int { return cmp.Compare(r.From, i) })
+	switch {
+	case exact:
+		return w.Runs[n].Term
+	case n > 0:
+		return w.Runs[n-1].Term
 	}
 	return 0
 }
@@ -202,6 +205,8 @@ func (m *Machine) append(r *room, es []*pb.Entry) error {
 		w.Size += uint64(len(b))
 	}
 	w.Last = es[len(es)-1].GetIndex()
+	r.tail.add(es)
+	r.pushed = nil
 	m.touch(r)
 	return nil
 }
@@ -286,14 +291,14 @@ func (m *Machine) load(r *room) error {
 	}
 	err = cbor.Unmarshal(b, &r.row)
 	if w := &r.row; err == nil && (w.Room != r.id || w.First > 0 && (len(w.Runs) == 0 || w.Runs[0].From != w.First ||
-		w.Applied < w.First || w.Commit < w.Applied || w.Last < w.Commit || w.Last-w.First > 1<<20)) {
+		w.Applied < w.First || w.Commit < w.Applied || w.Last < w.Commit)) {
 		err = errDamaged
 	}
 	if err != nil {
 		m.stats.Faults++
 		return errDamaged
 	}
-	return nil
+	return m.shorten(r)
 }
 
 // errDamaged refuses what is for a room whose stored state does not fit together:
