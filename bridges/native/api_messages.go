@@ -241,6 +241,11 @@ func controlText(e *core.Event) string {
 	case core.OpInvite:
 		return who + " was invited"
 	case core.OpProfile:
+		if s, ok := e.Signed(); ok && s.Name != "" {
+			if was, ok := c.User.Relayed(s.Name); ok && was != who {
+				return was + " is " + who + " now"
+			}
+		}
 		return who + " is shown differently"
 	}
 	return "something changed"

@@ -33,9 +33,11 @@ func TestAPINamesOfRelayed(t *testing.T) {
 		b = *bytes.NewBufferString(rest)
 	}
 	for want, c := range map[string]core.Control{
-		"[irc guest] dave joined":    {Op: core.OpJoin, User: guest, Profile: &core.Profile{Name: "dave"}},
-		"[irc guest] dave left: bye": {Op: core.OpLeave, User: guest, Text: "bye"},
-		"alice joined":               {Op: core.OpJoin, User: core.NewUserURI("a.example", "alice"), Profile: &core.Profile{Name: "bob@b.example"}},
+		"[irc guest] dave joined":                   {Op: core.OpJoin, User: guest, Profile: &core.Profile{Name: "dave"}},
+		"[irc guest] dave left: bye":                {Op: core.OpLeave, User: guest, Text: "bye"},
+		"[irc guest] dave is [irc guest] david now": {Op: core.OpProfile, User: guest, Profile: &core.Profile{Name: "david"}},
+		"[irc guest] dave is shown differently":     {Op: core.OpProfile, User: guest, Profile: &core.Profile{Name: "dave"}},
+		"alice joined":                              {Op: core.OpJoin, User: core.NewUserURI("a.example", "alice"), Profile: &core.Profile{Name: "bob@b.example"}},
 	} {
 		e := core.Event{Envelope: core.Envelope{Room: room, Sender: guest, Body: core.Signed{Name: "dave", ContentType: core.ContentControl}}, Control: &c}
 		if got := wireEvent(&e).Text; got != want {

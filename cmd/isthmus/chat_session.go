@@ -441,7 +441,7 @@ func updateText(u *client.Update, home string) string {
 	case client.RoomLeft:
 		return "you are in this room no more"
 	case client.RoomChanged:
-		return "the room was changed: " + text
+		return "the room was changed: it is called " + text
 	case client.MemberIn:
 		return who + " came in"
 	case client.MemberOut:

@@ -58,11 +58,12 @@ type uiPanel struct {
 	title string
 	lines []string
 	up    int
+	more  bool // there are lines below that were not shown yet
 	yes   func() tea.Cmd
 }
 
 // A uiNote stands above the compose line. What an action came to goes with the next
-// key, or when something is said later; an error with Esc or the next line entered;
+// key, or when something comes later; an error with Esc or the next line entered;
 // an alarm with Esc alone.
 type uiNote struct {
 	text       string
@@ -194,7 +195,7 @@ func (u *chatUI) key(k tea.KeyMsg) tea.Cmd {
 // uiBreak stands for a line break in the compose line, which has one line.
 const uiBreak = "↵"
 
-var lineBreaks = strings.NewReplacer("\r\n", uiBreak, "\r", uiBreak, "\n", uiBreak)
+var lineBreaks = strings.NewReplacer("\r\n", uiBreak, "\r", uiBreak, "\n", uiBreak, "\t", tabWidth)
 
 // panelKey reports whether the open panel takes the key.
 func (u *chatUI) panelKey(k string) bool {
@@ -213,6 +214,10 @@ func (u *chatUI) answer(k string) tea.Cmd {
 			n *= u.page()
 		}
 		p.up = max(p.up+n, 0) // drawing it finds the end
+		return nil
+	}
+	if p.more && k == "y" { // to what one has not read nobody says yes
+		p.up += u.page()
 		return nil
 	}
 	u.panel = nil
@@ -393,9 +398,12 @@ func (u *chatUI) takeNews(n chatNews) tea.Cmd {
 		u.alarm(w)
 	}
 	for _, l := range n.Lines {
+		if u.up > 0 && l.Room == u.open { // who reads further up goes on reading there
+			u.up += len(u.lineLines(l, "15:04", u.rightWidth(max(u.width, uiMinWidth))))
+		}
 		u.merge(l.Room, []chatLine{l})
 	}
-	if len(n.Lines) > 0 && !u.note.bad && u.now().Sub(u.note.at) >= uiNoteAt {
+	if !u.note.bad && u.now().Sub(u.note.at) >= uiNoteAt {
 		u.nextNote()
 	}
 	next := u.markRead

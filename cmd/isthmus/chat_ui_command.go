@@ -96,7 +96,7 @@ func (u *chatUI) send(text, typed, kind string, slash bool) tea.Cmd {
 	if slash {
 		text = "/" + text
 	}
-	text = strings.ReplaceAll(text, uiBreak, "\n")
+	text = strings.TrimRight(strings.ReplaceAll(text, uiBreak, "\n"), "\n")
 	chat, room := u.chat, u.open
 	return u.act(func(ctx context.Context) tea.Msg {
 		sent, err := chat.Send(ctx, room, []string{text}, kind)
@@ -292,7 +292,7 @@ func (u *chatUI) cmdMembers([]string) tea.Cmd {
 func (u *chatUI) cmdRooms([]string) tea.Cmd {
 	u.panel = &uiPanel{title: fmt.Sprintf("Your rooms: %d", len(u.rooms))}
 	for _, r := range u.rooms {
-		u.panel.lines = append(u.panel.lines, screenLine(r.Name)+"  "+roomKind(r), "    "+screenLine(string(r.Room)))
+		u.panel.lines = append(u.panel.lines, screenLine(r.Name)+"  "+roomKind(r), screenLine(string(r.Room)), "")
 	}
 	return nil
 }

@@ -316,7 +316,7 @@ func TestChatUIRooms(t *testing.T) {
 	r.sees("alice@a.example", "connected", "> OPEN #lobby", "  e2ee garden", "[!] NOT ENCRYPTED", "servers can read", "NOT ENCRYPTED> ", "15:04 alice: one", "-- bob joined", "Wednesday, 2 January 2030")
 	r.seesNot("encrypted> e", "END-TO-END")
 	r.key(tea.KeyCtrlN)
-	r.sees("> e2ee garden", "[#] END-TO-END ENCRYPTED  2 devices unverified", "domain a.example/g/garden, epoch 5 by 2 homeservers", "encrypted> ", "15:04 bob@b.example: hello", "15:06 bob@b.example: two", "        lines")
+	r.sees("> e2ee garden", "[#] END-TO-END ENCRYPTED  2 devices unverified", "epoch 5 by 2 homeservers, domain a.example/g/garden", "encrypted> ", "15:04 bob@b.example: hello", "15:06 bob@b.example: two", "        lines")
 	r.seesNot("[!]", "NOT ENCRYPTED")
 	r.key(tea.KeyCtrlP)
 	r.sees("> OPEN #lobby")
@@ -528,7 +528,7 @@ func TestChatUISelf(t *testing.T) {
 	r.types("/accept bob@b.example")
 	r.did("join mimi://a.example/r/garden sesame")
 	r.types("/rooms")
-	r.sees("Your rooms: 2", "garden  end-to-end encrypted", "    mimi://a.example/r/garden", "#lobby  NOT encrypted")
+	r.sees("Your rooms: 2", "garden  end-to-end encrypted", "mimi://a.example/r/garden", "#lobby  NOT encrypted")
 	r.key(tea.KeyEsc)
 	r.types("/room garden")
 	r.types("/authority")
@@ -550,6 +550,10 @@ func TestChatUINotes(t *testing.T) {
 	r.sees("Done.") // it was not read yet
 	now = now.Add(uiNoteAt)
 	r.update(said)
+	r.seesNot("Done.")
+	r.ui.say("Done.")
+	now = now.Add(uiNoteAt)
+	r.update(uiNews{})
 	r.seesNot("Done.")
 	r.ui.say("Done.")
 	r.key(tea.KeyLeft)
@@ -579,11 +583,11 @@ func TestChatUINotes(t *testing.T) {
 // Lines that are pasted are one message, with its line breaks.
 func TestChatUIPaste(t *testing.T) {
 	r := newUIRig(t)
-	r.update(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("one\r\ntwo\nthree"), Paste: true})
-	r.sees("> one↵two↵three")
+	r.update(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("one\r\ntwo\n\tthree"), Paste: true})
+	r.sees("> one↵two↵    three")
 	r.update(tea.KeyMsg{Type: tea.KeyEnter, Alt: true})
-	r.types("four")
-	r.did(`send mimi://a.example/r/lobby ["one\ntwo\nthree\nfour"]`)
+	r.types("four↵")
+	r.did(`send mimi://a.example/r/lobby ["one\ntwo\n    three\nfour"]`)
 }
 
 // A device is verified by yes to the words, and by nothing else.
@@ -603,8 +607,23 @@ func TestChatUIVerify(t *testing.T) {
 	r.types("/devices bob@b.example")
 	r.sees("[verified] phone[31m")
 	r.key(tea.KeyEsc)
+	r.chat.verified[chatPhone] = false
+	r.update(tea.WindowSizeMsg{Width: 40, Height: 10})
 	r.types("/verify bob@b.example")
-	r.sees("has no device that waits to be verified")
+	yes := tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("y")}
+	r.sees("PgDn: read all of it") // the words do not all fit
+	r.update(yes)
+	if r.chat.verified[chatPhone] {
+		t.Error("verified by words that were not shown")
+	}
+	for range 10 {
+		r.key(tea.KeyPgDown)
+	}
+	r.sees("y: yes")
+	r.update(yes)
+	r.sees("Verified ")
+	r.types("/verify bob@b.example")
+	r.sees("bob@b.example has no device that", "  waits to be verified")
 }
 
 // Long histories scroll, and what is older is asked for at the top.
@@ -625,6 +644,14 @@ func TestChatUIScroll(t *testing.T) {
 	r.sees("line 1.")
 	r.key(tea.KeyEsc)
 	r.sees("line 600.")
+	r.key(tea.KeyPgUp)
+	above := strings.Split(r.ui.View(), "\n")[3:8]
+	r.update(uiNews{Lines: []chatLine{{Room: chatGarden, Seq: 601, Sender: chatBob, Kind: chatSaid, Text: "one\nmore", At: time.Unix(600, 0)}}})
+	if now := strings.Split(r.ui.View(), "\n")[3:8]; !slices.Equal(now, above) {
+		t.Errorf("what comes moves what is read:\n%s\n\n%s", strings.Join(above, "\n"), strings.Join(now, "\n"))
+	}
+	r.key(tea.KeyEsc)
+	r.sees("        more")
 	var many []chatLine
 	for i := range 2 * uiKept {
 		many = append(many, chatLine{Room: chatGarden, Seq: uint64(1000 + i), Sender: chatBob, Kind: chatSaid, Text: "x"})

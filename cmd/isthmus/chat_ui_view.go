@@ -17,6 +17,7 @@ const (
 	uiList     = 22 // columns of the list of rooms
 	uiMinList  = 60 // a narrower screen shows no list
 	uiMinWidth = 20
+	uiBroad    = 52 // a narrower room is said to be encrypted in fewer words
 	uiMessage  = 60 // lines of one message, about; what is longer is cut
 	uiFrame    = 7  // lines that are not history: title, two of the room, note, rule, compose, keys
 	uiNoteMost = 4  // lines of the note, if the history can do without them
@@ -115,6 +116,9 @@ func (u *chatUI) titleBar(w int) string {
 		state = "! " + screenLine(u.status)
 	}
 	who := " isthmus chat  " + shortUser(u.self.User, "")
+	if w < uiMinList {
+		who = " " + shortUser(u.self.User, "")
+	}
 	return u.style.bar.Render(fit(fit(who, max(w-lipgloss.Width(state)-2, 0))+" "+state, w))
 }
 
@@ -162,10 +166,17 @@ func roomWord(r chatRoom) string {
 // roomHeader is two lines about the open room: what it is, and who can read it.
 func (u *chatUI) roomHeader(w int) []string {
 	r := u.room()
-	if r == nil {
-		return []string{"", ""}
+	switch {
+	case r == nil && len(u.rooms) == 0:
+		return []string{"No rooms yet: /create NAME makes one,", "/accept enters where you are invited."}
+	case r == nil:
+		return []string{"No room is open: Ctrl-N opens one.", ""}
 	}
 	name := ansi.Truncate(screenLine(r.Name), max(w/3, 8), "…")
+	kind := "  [#] END-TO-END ENCRYPTED"
+	if w < uiBroad {
+		kind = " [#] END-TO-END"
+	}
 	if !r.Encrypted {
 		return []string{
 			u.style.strong.Render(name) + "  " + u.style.bad.Render("[!] NOT ENCRYPTED"),
@@ -173,7 +184,7 @@ func (u *chatUI) roomHeader(w int) []string {
 		}
 	}
 	return []string{
-		u.style.strong.Render(name) + "  " + u.style.good.Render("[#] END-TO-END ENCRYPTED") + u.unverifiedText(r),
+		u.style.strong.Render(name) + u.style.good.Render(kind) + u.unverifiedText(r),
 		u.style.faint.Render(fit(domainText(r, w), w)),
 	}
 }
@@ -192,11 +203,11 @@ func (u *chatUI) unverifiedText(r *chatRoom) string {
 // domainText is the room's security domain, what shares its keys (PROTOCOL §13),
 // its epoch, and if there is place for it who agreed on that.
 func domainText(r *chatRoom, w int) string {
-	text := fmt.Sprintf("domain %s, epoch %d", strings.TrimPrefix(screenLine(r.Domain), "mimi://"), r.Epoch)
-	if by := text + " by " + homesText(r); lipgloss.Width(by) <= w {
+	epoch, domain := fmt.Sprintf("epoch %d", r.Epoch), ", domain "+strings.TrimPrefix(screenLine(r.Domain), "mimi://")
+	if by := epoch + " by " + homesText(r) + domain; lipgloss.Width(by) <= w {
 		return by
 	}
-	return text
+	return epoch + domain
 }
 
 // homesText names the homeservers that agree on the room's epochs.
@@ -218,8 +229,9 @@ func (u *chatUI) middle(w int) []string {
 		}
 		h = max(h-2, 1)
 		p.up = min(p.up, max(len(body)-h, 0))
+		p.more = p.up+h < len(body)
 		lines = append(lines, body[p.up:min(p.up+h, len(body))]...)
-		if p.up+h < len(body) {
+		if p.more {
 			return append(lines, u.style.faint.Render("… PgDn"))
 		}
 		return lines
@@ -336,10 +348,17 @@ func (u *chatUI) composeLine(w int) string {
 
 func (u *chatUI) keysLine(w int) string {
 	keys := "/help  Ctrl-N/P room  Tab unread  PgUp/PgDn scroll  Ctrl-C end"
-	if u.panel != nil {
+	switch p := u.panel; {
+	case p != nil && p.yes != nil && p.more:
+		keys = "PgDn: read all of it"
+	case p != nil && p.yes != nil:
+		keys = "y: yes   any other key: no"
+	case p != nil:
 		keys = "Esc closes"
+	case w < uiMinList:
+		keys = "/help  Ctrl-N/P room  Ctrl-C end"
 	}
-	if u.up > 0 {
+	if u.up > 0 && u.panel == nil {
 		keys = fmt.Sprintf("%d lines below  Esc to the end", u.up)
 	}
 	return u.style.faint.Render(fit(keys, w))
