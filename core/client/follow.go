@@ -293,9 +293,30 @@ func (c *Client) merge(r *room, ev *wire.Event, t *group.Transition, after *poli
 	for _, i := range came {
 		d, u := leafOwner(st.Tree.Leaf(i))
 		c.tell(Update{Kind: DeviceIn, Room: r.ID, User: u, Device: d})
+		c.doubt(r, d)
 	}
 	c.compare(r, before, after, st.Components)
 	return nil
+}
+
+// doubt warns of a device in a room that this device has reason not to believe, though
+// homeservers did: they may not know, or not want to.
+func (c *Client) doubt(r *room, d core.DeviceURI) {
+	k := c.known[d]
+	if k == nil {
+		return
+	}
+	why := ""
+	if record, err := k.record(); err == nil && record.Revoked {
+		why = "has been revoked"
+	}
+	if k.Refused {
+		why = "has signed two records that contradict each other"
+	}
+	if why != "" {
+		c.tell(Update{Kind: Alarm, Room: r.ID, User: k.User, Device: d,
+			Text: "device " + d.ID() + " of " + string(k.User) + " is in this room, and " + why + ": remove it unless you know why"})
+	}
 }
 
 // compare tells what changed in the room's policy.

@@ -196,6 +196,10 @@ func (c *Client) enterGroup(r *room, g *group.Group, p *policy.State, how string
 	r.describe()
 	c.touch(r)
 	c.tell(Update{Kind: RoomJoined, Room: r.ID, User: c.self.user, Text: how})
+	for _, l := range g.Public().Tree().All() {
+		d, _ := leafOwner(l)
+		c.doubt(r, d)
+	}
 }
 
 // leaveGroup erases the group; what was read stays.
