@@ -49,11 +49,17 @@ func (l *limits) send(s *core.Session, n int, now time.Time) error {
 
 // stranger counts one request from an address that nobody stands behind.
 func (l *limits) stranger(from netip.Addr, now time.Time) error {
-	if from.Is6() {
-		p, _ := from.Prefix(ipv6PrefixBits)
-		from = p.Addr()
+	return l.strangers.take(customer(from), 1, now)
+}
+
+// customer is an address as far as one who has it has no others.
+func customer(a netip.Addr) netip.Addr {
+	a = a.Unmap().WithZone("")
+	if a.Is6() {
+		p, _ := a.Prefix(ipv6PrefixBits)
+		a = p.Addr()
 	}
-	return l.strangers.take(from, 1, now)
+	return a
 }
 
 // address says who sent r: the last address in X-Forwarded-For that is not one of

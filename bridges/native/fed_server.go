@@ -2,7 +2,6 @@ package native
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"log/slog"
 	"net/http"
@@ -11,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/netutil"
 	"golang.org/x/time/rate"
 
 	"github.com/isthmus-chat/isthmus/core"
@@ -21,7 +19,6 @@ import (
 // Bounds of what other homeservers may ask.
 const (
 	maxGuests     = 4096    // homeservers whose requests are counted; more wait
-	maxConns      = 1024    // connections at a time; more wait in the kernel's queue
 	maxStreams    = 64      // requests of one connection at a time
 	maxFedHeader  = 8 << 10 // octets of a request's header
 	headerTime    = 10 * time.Second
@@ -54,7 +51,7 @@ func (f *federation) serve(ctx context.Context) error {
 	}
 	failed := make(chan error, 1)
 	go func() {
-		failed <- s.Serve(tls.NewListener(netutil.LimitListener(f.listener, maxConns), s.TLSConfig))
+		failed <- s.Serve(newListener(f.listener, s.TLSConfig))
 	}()
 	select {
 	case err := <-failed:
