@@ -53,6 +53,11 @@ func (s *memory) Values(bucket, after string, limit int) ([]core.Value, error) {
 	return out[:min(len(out), limit)], nil
 }
 
+func (s *memory) Room(id core.RoomID) (core.Room, error) {
+	_, err := s.Value(bucketFake, core.RoomKey(id))
+	return core.Room{ID: id}, err
+}
+
 func (s *memory) PutValue(bucket, key string, data []byte) error {
 	s.remember([2]string{bucket, key})
 	s.rows[[2]string{bucket, key}] = bytes.Clone(data)

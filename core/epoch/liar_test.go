@@ -200,3 +200,48 @@ func TestLongTailIsCutBack(t *testing.T) {
 		t.Errorf("%d entries, %d octets", got.Last-got.Commit, got.Size)
 	}
 }
+
+// A stranger who knows the names of rooms has few of them fetched and their voters
+// asked, from all its ports together; who is part of them is answered as ever.
+func TestStrangerKnocks(t *testing.T) {
+	const rooms = 200
+	c := newFree(t)
+	c.many(rooms)
+	a := c.nodes[three[0]]
+	c.create("mimi://a.example/r/alone", three[0])
+	knock := func(from string, id core.RoomID) []core.Send {
+		body, err := marshal.Marshal(&pb.Message{Type: pb.MsgHeartbeat.Enum(), From: new(memberID(from)), To: new(memberID(three[0])), Term: new(uint64(1)), Commit: new(uint64(1))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := a.do(core.PeerMessages{From: from, Messages: []core.PeerMessage{{Room: id, Kind: core.PeerRaft, Body: body}}}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.net = nil
+		return out.Sends
+	}
+	for _, asleep := range []bool{true, false} {
+		a.restart()
+		a.do(core.Tick{}, false)
+		if !asleep {
+			for i := range rooms {
+				knock(three[1], core.RoomID(fmt.Sprintf("mimi://a.example/r/%d", i)))
+			}
+		}
+		resident, asked := a.m.Stats().Resident, 0
+		for i := range 3 * rooms {
+			asked += len(knock(fmt.Sprint("evil.example:", 1+i), core.RoomID(fmt.Sprintf("mimi://a.example/r/%d", i%rooms))))
+			knock("evil.example", "mimi://a.example/r/alone")
+		}
+		if s := a.m.Stats(); asked == 0 || asked > 2*strayRate.Burst || s.Awake > strayRate.Burst || s.Resident > resident+strayRate.Burst {
+			t.Errorf("%d questions, %d rooms awake, %d in memory", asked, s.Awake, s.Resident)
+		}
+	}
+	c.decide(handshake("mimi://a.example/r/199", three[1], 1, change{}))
+	for in, want := range map[string]string{"a.example": "a.example", "a.example:1": "a.example", "[::1]": "[::1]", "[::1]:443": "[::1]", "": ""} {
+		if got := host(in); got != want {
+			t.Errorf("host of %q is %q", in, got)
+		}
+	}
+}

@@ -89,8 +89,9 @@ type Machine struct {
 	woken bool   // the rooms that were awake when the last process ended are awake again,
 	upTo  string // up to this key
 
-	devices, homes, checks, blanks budget
-	stats                          Stats
+	devices, homes, checks budget
+	blanks, strays         budget
+	stats                  Stats
 
 	// Of the Apply that runs:
 	tx     core.Tx
@@ -114,7 +115,7 @@ func New(cfg Config) *Machine {
 	if cfg.Check == nil {
 		cfg.Check = checkPinned
 	}
-	return &Machine{cfg: cfg, blanks: newBudget(blankRate), self: memberID(cfg.Homeserver), rooms: map[core.RoomID]*room{}, used: list.New(),
+	return &Machine{cfg: cfg, blanks: newBudget(blankRate), strays: newBudget(strayRate), self: memberID(cfg.Homeserver), rooms: map[core.RoomID]*room{}, used: list.New(),
 		awake: map[core.RoomID]*room{}, naps: map[core.RoomID]*room{}, devices: newBudget(cfg.DeviceRate), homes: newBudget(cfg.HomeRate),
 		checks: newBudget(Rate{PerSecond: checksEach * cfg.DeviceRate.PerSecond, Burst: checksEach * cfg.DeviceRate.Burst})}
 }

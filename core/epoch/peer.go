@@ -3,6 +3,7 @@ package epoch
 import (
 	"encoding/binary"
 	"slices"
+	"strings"
 
 	"github.com/fxamacker/cbor/v2"
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -21,6 +22,10 @@ const (
 	maxJump     = 1 << 32 // by which an index may be: no log grows by so much while a homeserver is away
 	maxIndex    = 1 << 60
 )
+
+// strayRate is for how many rooms a homeserver that was never part of them may have
+// us look, and ask the others whether it has come.
+var strayRate = Rate{PerSecond: 5, Burst: 50}
 
 // strict bounds what a peer may make the decoder build.
 var strict = func() cbor.DecMode {
@@ -57,6 +62,12 @@ func (m *Machine) receive(in core.PeerMessages) error {
 }
 
 func (m *Machine) message(from string, msg core.PeerMessage) error {
+	if stray, err := m.stray(from, msg.Room); err != nil {
+		return err
+	} else if stray && m.strays.take(m.now, host(from)) > 0 {
+		m.stats.Ignored++
+		return nil
+	}
 	r, err := m.room(msg.Room)
 	switch {
 	case absent(err) || err == nil && !r.hasRaft() && !m.alone(r):
@@ -87,7 +98,7 @@ func (m *Machine) message(from string, msg core.PeerMessage) error {
 		}
 	}
 	if !member {
-		m.unknown(r, msg)
+		m.unknown(r, from, msg)
 		return nil
 	}
 	switch msg.Kind {
@@ -120,15 +131,44 @@ func (m *Machine) member(r *room, id uint64) bool {
 
 // unknown passes over what somebody says who is not part of r as far as is known
 // here. It may be one who came while this homeserver was away: a voter can tell.
-func (m *Machine) unknown(r *room, msg core.PeerMessage) {
+func (m *Machine) unknown(r *room, from string, msg core.PeerMessage) {
 	m.stats.Ignored++
 	if msg.Kind != core.PeerRaft {
 		return
 	}
+	due := r.asked == 0 || m.ticks+1-r.asked >= wantTicks
+	if !due && m.awake[r.id] != nil || m.strays.take(m.now, host(from)) > 0 {
+		return
+	}
 	m.wake(r) // so that time passes, and it can be asked again
-	if r.asked == 0 || m.ticks+1-r.asked >= wantTicks {
+	if due {
 		m.inquire(r)
 	}
+}
+
+// stray reports whether a message is for a room that has to be fetched from the store,
+// from somebody who was never part of its agreement: anybody may know its name.
+func (m *Machine) stray(from string, id core.RoomID) (bool, error) {
+	if m.rooms[id] != nil {
+		return false, nil
+	}
+	b, err := m.tx.Value(bucketRows, core.RoomKey(id))
+	if absent(err) { // one that is decided here alone hears nobody
+		if _, err = m.tx.Room(id); absent(err) {
+			return false, nil
+		}
+		return err == nil, err
+	}
+	var w row
+	return err == nil && cbor.Unmarshal(b, &w) == nil && !slices.Contains(w.Names, from), err
+}
+
+// host is a domain without its port: one certificate is good for all of them.
+func host(domain string) string {
+	if at := strings.LastIndexByte(domain, ':'); at > strings.LastIndexByte(domain, ']') {
+		return domain[:at]
+	}
+	return domain
 }
 
 // inquire asks the voters who takes part.
