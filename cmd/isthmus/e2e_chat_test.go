@@ -74,7 +74,7 @@ func TestChatTerminals(t *testing.T) {
 
 	// The words are the same on both sides, and verifying changes what is shown.
 	a.types("/verify bob")
-	words := regexp.MustCompile(`(?m)│ +([a-z]+(?:  [a-z]+){3})$`)
+	words := regexp.MustCompile(`(?m)^ +([a-z]+(?:  [a-z]+){3})$`)
 	mine := words.FindAllString(a.sees("Safety words with bob", "[y] they are the same"), -1)
 	b.types("/verify alice")
 	theirs := words.FindAllString(b.sees("Safety words with alice", "[y] they are the same"), -1)
@@ -121,7 +121,7 @@ func TestChatTerminals(t *testing.T) {
 		t.Errorf("no colours: %q", shown)
 	}
 	a.tmux("resize-window", "-x", "40", "-y", "12")
-	a.sees("END-TO-END ENCRYPTED", "over and out", "encrypted>")
+	a.sees("[#] END-TO-END", "over and out", "encrypted>")
 
 	// Nothing that was said lies readable on the disk.
 	for _, who := range []string{"alice@a.example", "bob@a.example"} {
