@@ -321,6 +321,9 @@ func (r *Runtime) publish() {
 		for _, s := range g.subs {
 			for i := range s.outs {
 				o := &s.outs[i]
+				if in, ok := s.inputs[i].(core.PeerMessages); ok {
+					in.Answered(o)
+				}
 				g.batch.add(o)
 			}
 		}

@@ -2,6 +2,7 @@ package core
 
 import (
 	"crypto/sha256"
+	"slices"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -144,10 +145,12 @@ type (
 	// output or a later one (Output.Decisions, by Handshake.ID).
 	Propose struct{ Handshake *Handshake }
 	// PeerMessages are what another homeserver's agreement says, as its Sends
-	// had it. The transport has checked that they come from From.
+	// had it. The transport has checked that they come from From. With Answer what
+	// is said to From goes back with the answer to its request, see Answered.
 	PeerMessages struct {
 		From     string
 		Messages []PeerMessage
+		Answer   bool
 	}
 	// Tick moves the agreement's clock: the shell offers one each TickEvery
 	// while Machine.Awake.
@@ -296,4 +299,18 @@ type Opened struct {
 	Tree       []byte    // tree_hash
 	Before     Authority // who decided: they approve
 	After      Authority
+}
+
+// Answered takes what out says to who sent in, if an answer can carry that, out of
+// out.Sends into out.Replies. It is the shell's to do, after the commit.
+func (in PeerMessages) Answered(out *Output) {
+	if !in.Answer {
+		return
+	}
+	out.Sends = slices.DeleteFunc(out.Sends, func(s Send) bool {
+		if s.To == in.From {
+			out.Replies = append(out.Replies, s.Message)
+		}
+		return s.To == in.From
+	})
 }

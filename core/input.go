@@ -99,19 +99,20 @@ type Output struct {
 	Room      *Room  // created
 	Link      *Link  // made, changed or leased
 
-	Events    []*Event    // what else was accepted: agreed handshakes, messages of a peer
-	Decisions []Decision  // of handshakes that were offered here
-	Certified []Certified // commits that devices may be given now
-	Sends     []Send      // for the agreement of other homeservers
-	Letters   []Letter    // queued for devices
-	Welcomes  []Welcome   // for homeservers that are not yet part of a room
-	Missing   []string    // homeservers whose records an approval waits for
-	Stored    uint64      // of PeerEvents
-	Passed    []uint64    // of PeerEvents: places that came too late, not known there yet
-	Log       uint64      // of PeerEvents: incarnation of what is stored; of NewLog: of our log from now on
-	Mark      uint64      // of PeerEvents: MarkOf the message at Stored; 0 = not known
-	Stopped   Code        // of PeerEvents: why it stopped at Stored; Internal = it did not
-	Left      int         // of PutKeyPackages
+	Events    []*Event      // what else was accepted: agreed handshakes, messages of a peer
+	Decisions []Decision    // of handshakes that were offered here
+	Certified []Certified   // commits that devices may be given now
+	Sends     []Send        // for the agreement of other homeservers
+	Replies   []PeerMessage // of PeerMessages with Answer: for who sent them
+	Letters   []Letter      // queued for devices
+	Welcomes  []Welcome     // for homeservers that are not yet part of a room
+	Missing   []string      // homeservers whose records an approval waits for
+	Stored    uint64        // of PeerEvents
+	Passed    []uint64      // of PeerEvents: places that came too late, not known there yet
+	Log       uint64        // of PeerEvents: incarnation of what is stored; of NewLog: of our log from now on
+	Mark      uint64        // of PeerEvents: MarkOf the message at Stored; 0 = not known
+	Stopped   Code          // of PeerEvents: why it stopped at Stored; Internal = it did not
+	Left      int           // of PutKeyPackages
 	Claims    []Claim
 	Lease     *GroupInfoLease
 }

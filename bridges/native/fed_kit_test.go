@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -91,7 +92,7 @@ type script struct {
 	h *fedHome
 }
 
-func (s *script) Apply(tx core.Tx, now time.Time, in core.Input) (core.Output, error) {
+func (s *script) Apply(tx core.Tx, now time.Time, in core.Input) (out core.Output, err error) {
 	switch in := in.(type) {
 	case core.CreateRoom: // with whom is in Topic's place: see fedHome.room
 		return core.Output{Room: &in.Room}, tx.PutRoom(in.Room)
@@ -104,8 +105,12 @@ func (s *script) Apply(tx core.Tx, now time.Time, in core.Input) (core.Output, e
 		defer s.h.mu.Unlock()
 		for _, m := range in.Messages {
 			s.h.said = append(s.h.said, said{in.From, m})
+			if s.h.retort != nil && !strings.HasPrefix(string(m.Body), "re: ") {
+				m.Body = append([]byte("re: "), s.h.retort...)
+				out.Sends = append(out.Sends, core.Send{To: in.From, Message: m}, core.Send{To: "elsewhere.example", Message: m})
+			}
 		}
-		return core.Output{}, nil
+		return out, nil
 	case core.PutWelcome:
 		s.h.mu.Lock()
 		defer s.h.mu.Unlock()
@@ -231,6 +236,7 @@ type fedHome struct {
 
 	mu           sync.Mutex
 	said         []said
+	retort       []byte // what its agreement says to whatever it hears; nil = nothing
 	welcomes     []core.Welcome
 	refuse       error
 	late         map[uint64]bool // events of peers that came too late

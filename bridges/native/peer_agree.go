@@ -92,18 +92,20 @@ func (a *agreement) run(ctx context.Context) {
 // slot stays taken for a moment, which is the backoff; it is short, because a room
 // waits for its quorum.
 func (a *agreement) send(ctx context.Context, ms []core.PeerMessage) {
-	body, err := cborOut.Marshal(wire.Raft{Messages: ms})
+	var answer []byte
+	body, err := cborOut.Marshal(wire.Raft{Messages: ms, Answer: true})
 	if err == nil {
 		by, most := a.p.quick, agreeTime
 		if len(body) > maxAgreeBatch {
 			by, most = a.p.bulk, bulkTime
 		}
 		asked, cancel := context.WithTimeout(ctx, most)
-		_, err = a.p.post(asked, by, "raft", body, errorBody)
+		answer, err = a.p.post(asked, by, "raft", body, errorBody)
 		cancel()
 	}
 	if err == nil {
 		a.p.f.metrics.sent.WithLabelValues(a.p.domain, "agreement").Add(float64(len(ms)))
+		a.hear(ctx, answer)
 		return
 	}
 	wait := agreeWait
@@ -111,4 +113,22 @@ func (a *agreement) send(ctx context.Context, ms []core.PeerMessage) {
 		wait = e.RetryAfter
 	}
 	rest(ctx, a.p.again, wait)
+}
+
+// hear takes what the peer's agreement said in an answer. That counts as a request of
+// the peer, so that it says no more in answers than it could by asking; what is refused
+// or makes no sense is lost, as any message of the agreement may be.
+func (a *agreement) hear(ctx context.Context, answer []byte) {
+	f, in := a.p.f, new(wire.Raft)
+	if len(answer) == 0 || cborIn.Unmarshal(answer, in) != nil || f.fc.Blocked(a.p.domain) {
+		return
+	}
+	done, err := f.guests.admit(a.p.domain, f.known(a.p.domain))
+	if err == nil {
+		defer done()
+		_, err = f.takeRaft(ctx, a.p.domain, &wire.Raft{Messages: in.Messages})
+	}
+	if err != nil && ctx.Err() == nil {
+		f.metrics.refused.WithLabelValues(core.CodeOf(err).String()).Inc()
+	}
 }

@@ -6,9 +6,12 @@ import "github.com/isthmus-chat/isthmus/core"
 // POST with a CBOR body over mutual TLS, and Error as the answer that refuses.
 const PeerPath = "/isthmus/v1/"
 
-// Raft is POST raft: messages of the agreement of many rooms.
+// Raft is POST raft: messages of the agreement of many rooms. With Answer the asked
+// homeserver may answer with a Raft of what its agreement says to them; what it sends
+// by a request of its own instead is understood as well.
 type Raft struct {
 	Messages []core.PeerMessage `json:"m"`
+	Answer   bool               `json:"answer,omitempty"`
 }
 
 // Events is POST events: batches of many rooms.
