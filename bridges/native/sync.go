@@ -21,6 +21,7 @@ const (
 	maxLetters    = 100     // of one answer
 	maxWait       = 50 * time.Second
 	maxPosition   = 1 << 20 // octets of a position, written
+	strangeRooms  = 64      // that are looked up for one request more of the session's rate
 )
 
 func pageSize(n uint64) int {
@@ -84,6 +85,9 @@ func parsePosition(s string) (position, error) {
 		}
 		last = last[:same] + string(b[:more])
 		b = b[more:]
+		if _, err := core.ParseRoomID(last); err != nil {
+			return p, bad
+		}
 		p.rooms[core.RoomID(last)] = number()
 	}
 	if !ok {
@@ -148,6 +152,11 @@ func (a *api) reader(ctx context.Context, s core.Session, in *wire.GetSync) (*re
 	}
 	if len(in.Rooms) > maxUserRooms {
 		return nil, core.Errorf(core.TooLarge, "positions in more than %d rooms", maxUserRooms)
+	}
+	for room := range in.Rooms {
+		if _, err := core.ParseRoomID(string(room)); err != nil {
+			return nil, err
+		}
 	}
 	maps.Copy(rd.pos.rooms, in.Rooms) // those that they are not in are dropped before they are read
 	if err := rd.acknowledge(ctx, rd.pos.letters); err != nil {
@@ -263,10 +272,17 @@ func (rd *reader) listRooms(v *view, out *wire.Sync) error {
 	if err != nil {
 		return err
 	}
+	var strange []core.RoomID
 	for _, id := range slices.Sorted(maps.Keys(rd.pos.rooms)) {
-		if in[id] {
-			continue
+		if !in[id] {
+			strange = append(strange, id)
 		}
+	}
+	ask := rd.a.limits.sessions
+	if err := ask.take(rd.s.Hash, min(len(strange)/strangeRooms, ask.burst), rd.a.cfg.Now()); err != nil {
+		return err
+	}
+	for _, id := range strange {
 		_, err := v.Room(id)
 		switch {
 		case err != nil && core.CodeOf(err) != core.NotFound:

@@ -621,3 +621,35 @@ func TestRecent(t *testing.T) {
 		t.Errorf("%d changes are remembered, none before %d", len(m.said.at), m.said.floor)
 	}
 }
+
+// Rooms that somebody is not in are looked up, so they count as requests; and names
+// that are none are refused before anything is looked up.
+func TestSyncChargesForStrangeRooms(t *testing.T) {
+	h := openAPI(t, func(c *APIConfig) { c.Requests = 50 })
+	alice := h.member("alice")
+	in := wire.GetSync{Since: alice.sync(wire.GetSync{}).Next, Rooms: map[core.RoomID]uint64{}}
+	for i := range maxUserRooms {
+		in.Rooms[core.NewRoomID("b.example", fmt.Sprint(i))] = 0
+	}
+	body, err := json.Marshal(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answered := 0
+	for range 10 {
+		if status, _, _ := alice.raw("POST", "/v1/sync", typeJSON, body); status == http.StatusOK {
+			answered++
+		} else if status != http.StatusTooManyRequests {
+			t.Fatal(status)
+		}
+	}
+	if answered == 0 || answered > 4 {
+		t.Errorf("%d requests for %d rooms each were answered", answered, maxUserRooms)
+	}
+	bob := h.member("bob")
+	for _, room := range []core.RoomID{"x", "mimi://a.example/r/\x00", "mimi://a.example/u/alice"} {
+		bob.refused(core.Invalid, "POST", "/v1/sync", wire.GetSync{Rooms: map[core.RoomID]uint64{room: 1}})
+		at := position{rooms: map[core.RoomID]uint64{room: 1}}
+		bob.refused(core.Invalid, "POST", "/v1/sync", wire.GetSync{Since: at.String()})
+	}
+}
