@@ -132,6 +132,9 @@ func (e *Engine) RestoreGroup(tx Tx, now time.Time, room RoomID, snapshot []byte
 	if _, err := ParseRoomID(string(room)); err != nil {
 		return Output{}, err
 	}
+	if _, err := ParseUserURI(string(s.Founder)); err != nil {
+		return Output{}, err
+	}
 	g := &groupState{stored: map[string]peerLog{}}
 	var err error
 	if g.public, err = mls.ParsePublicGroup(s.Public, e.mlsPolicy); err != nil {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"testing"
 
+	"github.com/fxamacker/cbor/v2"
+
 	"github.com/isthmus-chat/isthmus/core"
 	"github.com/isthmus-chat/isthmus/core/policy"
 )
@@ -31,6 +33,10 @@ func TestSnapshotsThatNobodyAskedFor(t *testing.T) {
 		d.merge()
 	}
 	b.enrol(bo.proof)
+	var parts []any // what cannot be stored is refused, and does not fail the transaction of others
+	b.must(cbor.Unmarshal(a.snapshot(club), &parts))
+	parts[3] = "mimi://a.example/u/x\x00"
+	wantCode(t, b.restore(club, must(cbor.Marshal(parts))(t)), core.Invalid)
 	if err := b.restore(club, a.snapshot(club)); err != nil {
 		t.Fatal(err)
 	}
