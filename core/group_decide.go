@@ -3,7 +3,6 @@ package core
 import (
 	"bytes"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/isthmus-chat/isthmus/core/policy"
@@ -150,20 +149,22 @@ func (g *groupState) examineCommit(x *examined, h *Handshake) (err error) {
 	if err := g.checkWaiting(x.staged); err != nil {
 		return err
 	}
-	if err := g.movement(x); err != nil {
-		return err
-	}
-	dict, err := x.staged.Context().Extensions.AppData()
+	ch, err := policy.ChangeOf(g.public, g.policy, x.staged, func(user string) int { return len(g.leaves[user]) })
 	if err != nil {
-		return Errorf(Invalid, "commit: %w", err)
-	}
-	if x.policy, err = g.policy.Next(dict, x.staged.Components); err != nil {
 		return ofPolicy(err)
 	}
+	if ch.External && x.code {
+		ch.CodeRole = policy.RoleMember
+	}
+	x.policy, x.added, x.removed = ch.After, ch.Added, ch.Removed
+	if x.actor, err = leafClient(x.staged.Tree.Leaf(x.staged.Committer)); err != nil {
+		return err
+	}
+	x.actor.Leaf = x.staged.Committer
 	if g.gone[x.actor.User] {
 		return Refuse(Denied, NotJoined, "you are leaving that room")
 	}
-	if err := g.change(x).Check(); err != nil {
+	if err := ch.Check(); err != nil {
 		return Errorf(Denied, "%w", err)
 	}
 	if err := g.checkWelcome(x, h); err != nil {
@@ -182,115 +183,6 @@ func (g *groupState) checkWaiting(st *mls.Staged) error {
 		return Errorf(Conflict, "somebody's leaving waits to be committed")
 	}
 	return nil
-}
-
-// movement finds who commits, who comes in and who goes out.
-func (g *groupState) movement(x *examined) error {
-	st := x.staged
-	committer, err := leafClient(st.Tree.Leaf(st.Committer))
-	if err != nil {
-		return err
-	}
-	committer.Leaf = st.Committer
-	x.actor = committer
-	for _, i := range st.Removed {
-		c, err := leafClient(g.public.Tree().Leaf(i))
-		if err != nil {
-			return asBroken(err)
-		}
-		c.Leaf = i
-		x.removed = append(x.removed, c)
-	}
-	for _, i := range st.Added {
-		c, err := leafClient(st.Tree.Leaf(i))
-		if err != nil {
-			return err
-		}
-		c.Leaf = i
-		x.added = append(x.added, c)
-	}
-	if st.Sender.Type == mls.SenderNewMemberCommit {
-		x.added = append(x.added, committer)
-	}
-	return nil
-}
-
-// change is the commit as the room's policy sees it.
-func (g *groupState) change(x *examined) *policy.Change {
-	c := &policy.Change{Before: g.policy, After: x.policy, Actor: x.actor.User,
-		External: x.staged.Sender.Type == mls.SenderNewMemberCommit, Added: x.added, Removed: x.removed}
-	for _, r := range x.removed {
-		c.Resync = c.Resync || c.External && r.Device == x.actor.Device
-	}
-	if c.Proposals = g.authors(x); c.External && x.code {
-		c.CodeRole = policy.RoleMember
-	}
-	after := map[string]int{}
-	for _, a := range x.added {
-		after[a.User]++
-	}
-	for _, r := range x.removed {
-		after[r.User]--
-	}
-	c.ClientsAfter = func(user string) int { return len(g.leaves[user]) + after[user] }
-	c.Members = x.staged.Tree.Members
-	return c
-}
-
-// authors lists what each proposal of a commit asks for: its author is the one who
-// needs the right to it, whoever commits it.
-func (g *groupState) authors(x *examined) []policy.Proposed {
-	out := make([]policy.Proposed, 0, len(x.staged.Entries))
-	added := x.added
-	for _, e := range x.staged.Entries {
-		p := g.proposed(e.Proposal, e.Sender)
-		if e.Ref == nil {
-			p.By = x.actor.User
-		}
-		if e.Proposal.Type == mls.ProposalAdd {
-			p.Added, added = added[:1], added[1:]
-		}
-		out = append(out, p)
-	}
-	return out
-}
-
-// proposed is one proposal as the room's policy sees it.
-func (g *groupState) proposed(p *mls.Proposal, by mls.Sender) policy.Proposed {
-	out := policy.Proposed{Type: p.Type, Extensions: p.Extensions}
-	client := func(leaf uint32) policy.Client {
-		if l := g.public.Tree().Leaf(leaf); l != nil {
-			c, _ := leafClient(l) // in the tree, so it was read before
-			c.Leaf = leaf
-			return c
-		}
-		return policy.Client{}
-	}
-	switch by.Type {
-	case mls.SenderMember:
-		out.By = client(by.Index).User
-	case mls.SenderNewMemberProposal:
-		if p.Add != nil {
-			c, _ := leafClient(p.Add.Leaf)
-			out.By = c.User
-		}
-	case mls.SenderExternal:
-		if s := g.public.ExternalSenders(); int(by.Index) < len(s) {
-			out.Domain = strings.TrimPrefix(string(s[by.Index].Credential.Data), "mimi://")
-		}
-	}
-	switch p.Type {
-	case mls.ProposalAdd:
-		c, _ := leafClient(p.Add.Leaf)
-		out.Added = []policy.Client{c}
-	case mls.ProposalRemove:
-		out.Removed = []policy.Client{client(p.Removed)}
-	case mls.ProposalSelfRemove:
-		out.Removed = []policy.Client{client(by.Index)}
-	case mls.ProposalAppDataUpdate:
-		out.Components = []policy.ComponentUpdate{{ID: p.Component, Remove: p.Operation == mls.AppDataRemove, Update: p.Data}}
-	}
-	return out
 }
 
 // checkWelcome demands a Welcome with a part for each device that is added, and for
@@ -420,7 +312,7 @@ func (g *groupState) checkPending(x *examined, sender mls.Sender) error {
 		return &Error{Code: Limited, Text: "too many proposals wait for a commit", RetryAfter: time.Second}
 	}
 	for _, m := range x.proposals {
-		p := g.proposed(m.Public.Content.Proposal, sender)
+		p := policy.ProposedOf(g.public, m.Public.Content.Proposal, sender)
 		if err := policy.CheckProposal(g.policy, &p); err != nil {
 			return Errorf(Denied, "%w", err)
 		}

@@ -50,6 +50,7 @@ var testImports = map[string][]string{
 	"bridges/native": {"store", "core/client", "core/policy", "mls"},
 	"core/client":    {"store"},
 	"core/epoch":     {"store", "core/policy", "mls", "mls/group"},
+	"core/policy":    {"mls/group"},
 	"store":          {"core/history"},
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"strings"
 	"time"
 
 	"github.com/isthmus-chat/isthmus/core"
@@ -312,87 +311,12 @@ func (c *Client) catchUp(ctx context.Context, id core.RoomID, epoch uint64) erro
 // judge says whether the room's policy allows a commit, by the rules that
 // homeservers use, and returns the policy after it.
 func judge(g *mls.PublicGroup, before *policy.State, st *mls.Staged) (*policy.State, error) {
-	tree := g.Tree()
-	dict, err := st.Context().Extensions.AppData()
+	ch, err := policy.ChangeOf(g, before, st, nil)
 	if err != nil {
 		return nil, err
-	}
-	after, err := before.Next(dict, st.Components)
-	if err != nil {
-		return nil, err
-	}
-	ch := &policy.Change{Before: before, After: after, External: st.Sender.Type == mls.SenderNewMemberCommit,
-		Members: st.Tree.Members}
-	actor := clientOf(st.Tree.Leaf(st.Committer), st.Committer)
-	ch.Actor = actor.User
-	for _, i := range st.Removed {
-		gone := clientOf(tree.Leaf(i), i)
-		ch.Removed = append(ch.Removed, gone)
-		ch.Resync = ch.Resync || ch.External && gone.Device == actor.Device
-	}
-	for _, i := range st.Added {
-		ch.Added = append(ch.Added, clientOf(st.Tree.Leaf(i), i))
 	}
 	if ch.External {
-		ch.Added = append(ch.Added, actor)
-		ch.CodeRole, _ = after.Role(actor.User) // whether the code was right is for homeservers to say
+		ch.CodeRole, _ = ch.After.Role(ch.Actor) // whether the code was right is for homeservers to say
 	}
-	ch.Proposals = authors(g, st, ch, actor)
-	counts := map[string]int{}
-	ch.ClientsAfter = func(user string) int {
-		if len(counts) == 0 {
-			for i, l := range st.Tree.All() {
-				counts[clientOf(l, i).User]++
-			}
-		}
-		return counts[user]
-	}
-	return after, ch.Check()
-}
-
-func clientOf(l *mls.LeafNode, leaf uint32) policy.Client {
-	d, u := leafOwner(l)
-	return policy.Client{User: string(u), Device: string(d), Leaf: leaf}
-}
-
-// authors says who proposes what: the author of a proposal is the one who needs
-// the right to it.
-func authors(before *mls.PublicGroup, st *mls.Staged, ch *policy.Change, actor policy.Client) (out []policy.Proposed) {
-	added := 0
-	for _, e := range st.Entries {
-		p := policy.Proposed{By: actor.User, Type: e.Proposal.Type}
-		switch {
-		case e.Sender.Type == mls.SenderMember && e.Ref != nil:
-			p.By = clientOf(before.Tree().Leaf(e.Sender.Index), 0).User
-		case e.Sender.Type == mls.SenderNewMemberProposal && e.Proposal.Add != nil:
-			p.By = clientOf(e.Proposal.Add.Leaf, 0).User
-		case e.Sender.Type == mls.SenderExternal:
-			p.By = ""
-			if s := before.ExternalSenders(); int(e.Sender.Index) < len(s) {
-				p.Domain = strings.TrimPrefix(string(s[e.Sender.Index].Credential.Data), "mimi://")
-			}
-		}
-		removed := mls.NoLeaf
-		switch e.Proposal.Type {
-		case mls.ProposalAdd:
-			p.Added = ch.Added[added : added+1]
-			added++
-		case mls.ProposalRemove:
-			removed = e.Proposal.Removed
-		case mls.ProposalSelfRemove:
-			removed = e.Sender.Index
-		case mls.ProposalGroupContextExtensions:
-			p.Extensions = e.Proposal.Extensions
-		case mls.ProposalAppDataUpdate:
-			p.Components = []policy.ComponentUpdate{{ID: e.Proposal.Component,
-				Remove: e.Proposal.Operation == mls.AppDataRemove, Update: e.Proposal.Data}}
-		}
-		for _, c := range ch.Removed {
-			if c.Leaf == removed {
-				p.Removed = []policy.Client{c}
-			}
-		}
-		out = append(out, p)
-	}
-	return out
+	return ch.After, ch.Check()
 }

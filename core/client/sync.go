@@ -264,13 +264,7 @@ func (c *Client) tendRoom(ctx context.Context, id core.RoomID) error {
 		}
 	}
 	now := c.now()
-	if r.Future == 0 || r.stalled {
-		r.aheadAt = 0
-	} else if r.aheadAt == 0 {
-		r.aheadAt = now
-	} else if now-r.aheadAt > aheadGrace.Milliseconds() && r.Lost == "" {
-		c.lose(r, "the commits before what is said now are missing")
-	}
+	c.tendAhead(r, now)
 	switch {
 	case r.Kind != core.Group:
 		return nil
@@ -325,6 +319,18 @@ func (c *Client) tendRoom(ctx context.Context, id core.RoomID) error {
 		})
 	}
 	return nil
+}
+
+// tendAhead gives up waiting for commits that what is said now lies behind.
+func (c *Client) tendAhead(r *room, now int64) {
+	switch {
+	case r.Future == 0 || r.stalled:
+		r.aheadAt = 0
+	case r.aheadAt == 0:
+		r.aheadAt = now
+	case now-r.aheadAt > aheadGrace.Milliseconds() && r.Lost == "":
+		c.lose(r, "the commits before what is said now are missing")
+	}
 }
 
 // abandon leaves a room in which nobody stays who could commit it.
