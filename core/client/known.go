@@ -145,12 +145,23 @@ func (c *Client) meet(ctx context.Context, user core.UserURI) error {
 	if err != nil {
 		return err
 	}
+	defer c.warnOfStrangers(user, len(c.users[user]))
 	for _, d := range u.Devices[:min(len(u.Devices), 4*core.MaxDevices)] {
 		if err := c.learn(ctx, d.Proof, user); err != nil && core.CodeOf(err) != core.Denied && core.CodeOf(err) != core.Invalid {
 			return err
 		}
 	}
 	return nil
+}
+
+// warnOfStrangers tells of devices of a user that came after so many were known, if no
+// other of the user names them: once what all of them say now is known.
+func (c *Client) warnOfStrangers(user core.UserURI, known int) {
+	for i, k := range c.users[user] {
+		if i >= max(known, 1) && !c.linked(k) {
+			c.tell(Update{Kind: UnlinkedDevice, User: user, Device: k.Device, Text: "a new device that no other device of the user names"})
+		}
+	}
 }
 
 // learn takes up a device: the record is signed by the device, and the attestation
@@ -195,12 +206,8 @@ func (c *Client) remember(r identity.SignedRecord, a identity.SignedAttestation)
 			return core.Errorf(core.TooLarge, "more than %d devices", maxKnown)
 		}
 		k = &knownDevice{N: uint64(len(c.known)), Device: uri, User: core.UserURI(r.User), Record: r.Encode(), Attestation: a.Encode(), parsed: &r}
-		unlinked := len(c.users[k.User]) > 0
 		c.known[uri] = k
 		c.users[k.User] = append(c.users[k.User], k)
-		if unlinked && !c.linked(k) {
-			c.tell(Update{Kind: UnlinkedDevice, User: k.User, Device: uri, Text: "a new device that no other device of the user names"})
-		}
 		c.keepKnown(k)
 		return nil
 	}

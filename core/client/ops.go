@@ -172,7 +172,13 @@ func (c *Client) usable(ctx context.Context, a core.Claim) (*mls.KeyPackage, err
 	if err := m.KeyPackage.Verify(mls.Version10, c.cfg.Suite, c.groups.Policy); err != nil {
 		return nil, core.Errorf(core.Invalid, "key package: %w", err)
 	}
-	if err := c.learn(ctx, *a.Proof, a.User); err != nil {
+	if c.known[a.Device] == nil && len(c.users[a.User]) > 0 {
+		c.meet(ctx, a.User) // its other devices say whether it is one; without them there is a warning too many
+	}
+	known := len(c.users[a.User])
+	err = c.learn(ctx, *a.Proof, a.User)
+	c.warnOfStrangers(a.User, known)
+	if err != nil {
 		return nil, err
 	}
 	device, user := leafOwner(m.KeyPackage.Leaf)
