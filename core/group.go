@@ -6,7 +6,6 @@ import (
 	"errors"
 	"slices"
 
-	"github.com/isthmus-chat/isthmus/core/identity"
 	"github.com/isthmus-chat/isthmus/core/policy"
 	"github.com/isthmus-chat/isthmus/mls"
 )
@@ -202,11 +201,11 @@ func ofPolicy(err error) error {
 // leafClient reads from a leaf whose device it is (PROTOCOL §2). It is a claim that
 // every homeserver and device judges by the device's record.
 func leafClient(l *mls.LeafNode) (policy.Client, error) {
-	device, user, err := identity.LeafNames(l)
+	c, err := policy.ClientOf(l, 0)
 	if err != nil {
-		return policy.Client{}, Errorf(Invalid, "%w", err)
+		return c, Errorf(Invalid, "%w", err)
 	}
-	return policy.Client{User: user, Device: device}, nil
+	return c, nil
 }
 
 // newMLSPolicy is what every homeserver asks of every commit alike: nothing in it
