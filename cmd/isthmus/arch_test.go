@@ -3,6 +3,7 @@ package main
 import (
 	"go/ast"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,8 +50,8 @@ var testImports = map[string][]string{
 	"bridges/mimi":   {"store"},
 	"bridges/native": {"store", "core/client", "core/policy", "mls"},
 	"core/client":    {"store"},
-	"core/epoch":     {"store", "core/policy", "mls", "mls/group"},
 	"core/policy":    {"mls/group"},
+	"core/epoch":     {"store", "core/policy", "mls", "mls/group"},
 	"store":          {"core/history"},
 }
 
@@ -144,6 +145,37 @@ func TestArchPurePackages(t *testing.T) {
 			case *ast.SelectorExpr:
 				if x, ok := n.X.(*ast.Ident); ok && x.Name == "time" && x.Obj == nil && slices.Contains(clocks, n.Sel.Name) {
 					t.Errorf("%v: a pure package uses time.%s", fset.Position(n.Pos()), n.Sel.Name)
+				}
+			}
+			return true
+		})
+	}
+}
+
+// TestArchOrdered: what the Makefile keeps from the race detector starts no goroutine, and its
+// tests neither, so that there is nothing to detect.
+func TestArchOrdered(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(string(text), "\nORDERED := ")
+	list, _, _ = strings.Cut(list, "\n")
+	ordered := strings.Fields(list)
+	if len(ordered) == 0 {
+		t.Fatal("the Makefile names no such packages")
+	}
+	for _, s := range sources(t) {
+		if !slices.Contains(ordered, "./"+s.pkg) {
+			continue
+		}
+		ast.Inspect(s.ast, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.GoStmt:
+				t.Errorf("%v: a goroutine that the race detector never sees", fset.Position(n.Pos()))
+			case *ast.SelectorExpr:
+				if s.test && (n.Sel.Name == "Go" || n.Sel.Name == "Parallel") {
+					t.Errorf("%v: %s starts a goroutine that the race detector never sees", fset.Position(n.Pos()), n.Sel.Name)
 				}
 			}
 			return true

@@ -34,14 +34,41 @@ type rig struct {
 	http   string
 }
 
-// newRig builds the binary; configure writes what it is to serve.
+// builtDir has our binary once a test has asked for it: to link it takes longer than most
+// tests run.
+var builtDir string
+
+var build = sync.OnceValues(func() (binary string, err error) {
+	if builtDir, err = os.MkdirTemp("", "isthmus-built"); err != nil {
+		return "", err
+	}
+	binary = filepath.Join(builtDir, "isthmus")
+	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return binary, nil
+})
+
+// built returns the path of our binary, which all tests share.
+func built(t *testing.T) string {
+	t.Helper()
+	binary, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return binary
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	os.RemoveAll(builtDir)
+	os.Exit(code)
+}
+
+// newRig has the binary built; configure writes what it is to serve.
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, dir: t.TempDir(), irc: freeAddress(t), http: freeAddress(t)}
-	r.binary = filepath.Join(r.dir, "isthmus")
-	if out, err := exec.Command("go", "build", "-o", r.binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	r := &rig{t: t, binary: built(t), dir: t.TempDir(), irc: freeAddress(t), http: freeAddress(t)}
 	r.config = filepath.Join(r.dir, "isthmus.yaml")
 	return r
 }

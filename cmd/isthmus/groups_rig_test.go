@@ -57,11 +57,7 @@ type homeserver struct {
 // PostgreSQL if that is asked for. start starts them.
 func newCluster(t *testing.T, postgres bool, domains ...string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, dir: t.TempDir()}
-	c.binary = filepath.Join(c.dir, "isthmus")
-	if out, err := exec.Command("go", "build", "-o", c.binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	c := &cluster{t: t, binary: built(t), dir: t.TempDir()}
 	out, err := exec.Command(c.binary, append([]string{"dev", "ca", "--json", "--dir", filepath.Join(c.dir, "ca")}, domains...)...).Output()
 	if err == nil {
 		err = json.Unmarshal(out, &c.certs)

@@ -29,10 +29,7 @@ type mlsProgramTable map[string][]string
 // mlsPrograms finds the peers, and builds ours.
 func mlsPrograms(t *testing.T) mlsProgramTable {
 	t.Helper()
-	self := filepath.Join(t.TempDir(), "isthmus")
-	if out, err := exec.Command("go", "build", "-o", self, ".").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	self := built(t)
 	cargo := os.Getenv("ISTHMUS_MLS_PEERS")
 	if cargo == "" {
 		cargo = mlsRoot(".cache", "cargo", "release")

@@ -41,10 +41,7 @@ const scriptPatience = 90 * time.Second
 // $IRC and $HTTP are free addresses, $MATRIX_PORT a free port; ISTHMUS_HTTP_ADDRESS
 // is set to $HTTP. $SYNAPSE_PYTHON $SYNAPSE runs a real Matrix homeserver.
 func TestScripts(t *testing.T) {
-	bin := t.TempDir()
-	if out, err := exec.Command("go", "build", "-o", filepath.Join(bin, "isthmus"), ".").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	bin := filepath.Dir(built(t))
 	top, err := filepath.Abs(root)
 	if err != nil {
 		t.Fatal(err)
