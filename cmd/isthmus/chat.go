@@ -129,10 +129,20 @@ func (a *chatApp) holding(what string, do verb) func(*cobra.Command, []string) e
 	}
 }
 
+// sync takes what is new. What is due and cannot be done is said, and nothing else
+// waits for it: rooms go on when one of them does not.
+func (a *chatApp) sync(ctx context.Context, chat chatter) error {
+	err := chat.Sync(ctx)
+	if err != nil && goesOn(err) == nil {
+		fmt.Fprintf(a.err, "isthmus: WARNING: %s\n", screenLine(explain(err)))
+	}
+	return goesOn(err)
+}
+
 // online is run for a verb that begins with what is new.
 func (a *chatApp) online(do verb) func(*cobra.Command, []string) error {
 	return a.run(func(ctx context.Context, chat chatter, args []string) error {
-		if err := chat.Sync(ctx); err != nil {
+		if err := a.sync(ctx, chat); err != nil {
 			return err
 		}
 		return do(ctx, chat, args)
@@ -142,7 +152,7 @@ func (a *chatApp) online(do verb) func(*cobra.Command, []string) error {
 // offline is online for a verb that does without the homeserver if it must.
 func (a *chatApp) offline(do verb) func(*cobra.Command, []string) error {
 	return a.run(func(ctx context.Context, chat chatter, args []string) error {
-		if err := chat.Sync(ctx); err != nil {
+		if err := a.sync(ctx, chat); err != nil {
 			if !core.Temporary(err) {
 				return err
 			}

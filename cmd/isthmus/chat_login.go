@@ -115,7 +115,7 @@ func (a *chatApp) login(ctx context.Context, who string, l *chatLogin) (err erro
 
 func printLogin(w io.Writer, l loginAnswer) {
 	if l.Request != "" {
-		fmt.Fprintf(w, "On the other device run:\n\n  isthmus chat devices approve %s\n\nand then here what it prints.\n", l.Request)
+		fmt.Fprintf(w, "On the other device run:\n\n  isthmus chat devices approve %s\n\n(or /approve and the same in its full-screen client), and then here what it prints.\n", l.Request)
 		return
 	}
 	fmt.Fprintf(w, "This is device %s of %s.\n", l.Device.ID(), shortUser(l.User, ""))

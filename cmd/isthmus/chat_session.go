@@ -350,7 +350,7 @@ func (s *chatSession) Sync(ctx context.Context) error {
 		return err
 	}
 	if err := s.device.Tend(ctx); err != nil && !core.Temporary(err) {
-		return err
+		return &untended{err}
 	}
 	return nil
 }

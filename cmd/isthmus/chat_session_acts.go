@@ -120,7 +120,7 @@ func (s *chatSession) Join(ctx context.Context, room core.RoomID, code string) (
 		err = s.home.call(ctx, post(roomPath(room, "/join"), wire.JoinRoom{Key: code}), nil)
 	}
 	if err == nil {
-		err = s.Sync(ctx)
+		err = goesOn(s.Sync(ctx))
 	}
 	if err != nil {
 		return chatRoom{}, err

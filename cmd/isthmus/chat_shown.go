@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -34,7 +35,8 @@ type chatter interface {
 	History(room core.RoomID, before uint64, limit int) ([]chatLine, error)
 	Read(room core.RoomID, upTo uint64) error
 
-	// Sync takes what is new without waiting for more, and does what is due.
+	// Sync takes what is new without waiting for more, and does what is due: an
+	// *untended if that could not be done.
 	Sync(ctx context.Context) error
 	// Listen takes what is new, again and again, and tells it, until ctx ends or
 	// the homeserver refuses for good. A homeserver that is away is waited for.
@@ -65,6 +67,20 @@ type chatter interface {
 	// Approve vouches for a new device, given its signed record.
 	Approve(ctx context.Context, record []byte) ([]byte, error)
 	Revoke(ctx context.Context, device core.DeviceURI) error
+}
+
+// An untended is why something that was due was not done, in one room for instance.
+// What is new was taken, and the rest goes on.
+type untended struct{ error }
+
+func (e *untended) Unwrap() error { return e.error }
+
+// goesOn is err, or nil if only something due was not done.
+func goesOn(err error) error {
+	if _, ok := errors.AsType[*untended](err); ok {
+		return nil
+	}
+	return err
 }
 
 // chatSelf is who we are.

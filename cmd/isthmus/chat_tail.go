@@ -27,7 +27,7 @@ type tailer struct {
 
 // tail shows what is unread, then follows.
 func (a *chatApp) tail(ctx context.Context, chat chatter, args []string, t *tailer) error {
-	if err := chat.Sync(ctx); err != nil && !core.Temporary(err) {
+	if err := a.sync(ctx, chat); err != nil && !core.Temporary(err) {
 		return err
 	}
 	ctx, t.stop = context.WithCancel(ctx)

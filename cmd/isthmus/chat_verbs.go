@@ -203,7 +203,7 @@ func awaitLeft(ctx context.Context, chat chatter, room core.RoomID, wait time.Du
 		if err := sleepFor(ctx, leaveLook); err != nil {
 			return false, nil // interrupted: the wish stands
 		}
-		if err := chat.Sync(ctx); err != nil && !core.Temporary(err) {
+		if err := goesOn(chat.Sync(ctx)); err != nil && !core.Temporary(err) {
 			return false, err
 		}
 	}

@@ -190,6 +190,13 @@ func TestChatVerbsOffline(t *testing.T) {
 	}
 	r.chat.fail = core.Errorf(core.Denied, "no")
 	r.fails(exitFailed, "no", "rooms")
+	for _, verb := range [][]string{{"rooms"}, {"invite", "garden", "bob@b.example"}, {"tail", "--for", "1ms"}} { // one room does not hold up all
+		r.chat.fail = &untended{core.Errorf(core.Denied, "that room is not proven")}
+		r.says("", verb...)
+		if !strings.Contains(r.err.String(), "WARNING: that room is not proven") {
+			t.Errorf("%v says %q", verb, r.err.String())
+		}
+	}
 	r.says("bob@b.example: two\n    lines\n", "history", "garden")
 	r.says("2030-01-02 15:04 bob@b.example: hello\n", "history", "garden", "--before", "2")
 	r.fails(exitFailed, "you are in no room cellar", "history", "cellar")
