@@ -191,7 +191,7 @@ func (s *chatSession) Rooms() ([]chatRoom, error) {
 			r.Warnings = append(r.Warnings, "this room goes no further here: "+i.Halted)
 		}
 		if !i.Joined {
-			r.Warnings = append(r.Warnings, "this device is not in the room yet, and cannot read it")
+			r.Warnings = append(r.Warnings, "this device is not in the room yet, and cannot read it: it enters by itself, which may take some seconds")
 		} else if i.Encrypted {
 			if r.Unverified, err = s.unverified(ctx, i); err != nil {
 				return nil, err
@@ -455,7 +455,7 @@ func updateText(u *client.Update, home string) string {
 	case client.NewLetter:
 		if l := u.Letter; l != nil && l.Kind == client.LetterInvitation {
 			from := shortUser(l.From, home)
-			return from + " invites you to a room: /accept " + from + " enters it, /letters shows what came"
+			return from + " invites you to a room: /accept " + from + toEnter
 		}
 		return letterText(u.Letter, home, false)
 	case client.UnlinkedDevice, client.Equivocation:
@@ -465,6 +465,9 @@ func updateText(u *client.Update, home string) string {
 	}
 	return ""
 }
+
+// toEnter is how one that tells of an invitation ends in the terminal client.
+const toEnter = " enters it, /letters shows what came"
 
 // letterText is a letter in one line, with what to do in a shell or in the
 // terminal client.

@@ -228,7 +228,7 @@ func invitedText(claims []chatClaim, home string) string {
 	if len(there) > 0 {
 		said = append(said, "In the room already: "+strings.Join(there, ", ")+".")
 	}
-	if len(said) == 0 {
+	if len(said) == 0 && len(out) == 0 {
 		said = append(said, "Nobody was invited.")
 	}
 	if len(out) > 0 {

@@ -140,6 +140,9 @@ func (u *chatUI) cmdAccept(args []string) tea.Cmd {
 	if !ok {
 		return nil
 	}
+	if strings.HasSuffix(u.note.text, toEnter) {
+		u.nextNote()
+	}
 	chat := u.chat
 	return u.act(func(ctx context.Context) tea.Msg {
 		letters, err := chat.Letters(ctx, uiLetters)

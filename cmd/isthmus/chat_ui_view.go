@@ -323,7 +323,11 @@ func (u *chatUI) noteLines(w int) []string {
 		}
 	}
 	lines := wrapped("", text, w, "  ")
-	if most := min(uiNoteMost, max(u.height, uiFrame+1)-uiFrame); len(lines) > most {
+	most := min(uiNoteMost, max(u.height, uiFrame+1)-uiFrame)
+	if u.panel != nil {
+		most = 1
+	}
+	if len(lines) > most {
 		lines = append(lines[:most-1], strings.Join(lines[most-1:], " ")) // fit says that there was more
 	}
 	for i := range lines {
