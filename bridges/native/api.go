@@ -243,6 +243,8 @@ func (a *api) admit(rt *route, c *call) (err error) {
 	return a.limits.request(&c.session, a.cfg.Now())
 }
 
+var errBusy = &core.Error{Code: core.Unavailable, Text: "too much is being sent at the moment", RetryAfter: time.Second}
+
 // readBody reads what rt may be told, and nothing before it is known to fit. What
 // it returns is called when the body is not needed any more.
 func (a *api) readBody(rt *route, c *call) (done func(), err error) {
@@ -256,11 +258,11 @@ func (a *api) readBody(rt *route, c *call) (done func(), err error) {
 	}
 	who := string(c.session.User)
 	if who == "" {
-		who = c.from.String()
+		who = customer(c.from).String()
 	}
 	done, ok := a.bodies.take(who, n)
 	if !ok {
-		return nil, &core.Error{Code: core.Unavailable, Text: "too much is being sent at the moment", RetryAfter: time.Second}
+		return nil, errBusy
 	}
 	if c.body, err = readAll(http.MaxBytesReader(c.w, c.r.Body, rt.max), c.r.ContentLength); err != nil {
 		done()

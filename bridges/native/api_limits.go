@@ -20,6 +20,7 @@ const (
 	bucketKeep      = time.Minute
 	ipv6PrefixBits  = 64 // what one customer has
 	maxForwardedFor = 16 // hops that are looked at
+	roomsPerRequest = 64 // that are looked up for the price of a request
 )
 
 // limits holds everybody to their share: sessions by token, strangers by address.
@@ -40,6 +41,11 @@ func newLimits(cfg *APIConfig) limits {
 // request counts one request of a session.
 func (l *limits) request(s *core.Session, now time.Time) error {
 	return l.sessions.take(s.Hash, 1, now)
+}
+
+// rooms counts n rooms that a request has looked up.
+func (l *limits) rooms(s *core.Session, n int, now time.Time) error {
+	return l.sessions.take(s.Hash, min(n/roomsPerRequest, l.sessions.burst/2), now)
 }
 
 // send counts n messages of a session.

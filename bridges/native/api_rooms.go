@@ -114,7 +114,8 @@ func profileOf(u core.UserURI) core.Profile {
 func (a *api) listRooms(c *call) (*wire.Rooms, error) {
 	out := &wire.Rooms{Rooms: []wire.Room{}}
 	return out, a.view(c.ctx(), func(v *view) error {
-		return v.eachRoom(c.session.User, func(id core.RoomID, _ presence) error {
+		count := func(n int) error { return a.limits.rooms(&c.session, n, a.cfg.Now()) }
+		return v.eachRoom(c.session.User, count, func(id core.RoomID, _ presence) error {
 			w, err := describe(v, id)
 			w.Joined = true
 			out.Rooms = append(out.Rooms, w)
@@ -123,12 +124,16 @@ func (a *api) listRooms(c *call) (*wire.Rooms, error) {
 	})
 }
 
-// eachRoom calls f for each room that u is in, in the order of their URIs.
-func (v *view) eachRoom(u core.UserURI, f func(core.RoomID, presence) error) error {
+// eachRoom calls f for each room that u is in, in the order of their URIs, and before,
+// from time to time, count with how many come next.
+func (v *view) eachRoom(u core.UserURI, count func(int) error, f func(core.RoomID, presence) error) error {
 	after := core.RoomID("")
 	for n := 0; n < maxUserRooms; {
 		page, err := v.RoomsOf(u, after, roomPage)
 		if err != nil {
+			return err
+		}
+		if err := count(len(page)); err != nil {
 			return err
 		}
 		for _, id := range page {

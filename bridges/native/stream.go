@@ -3,6 +3,7 @@ package native
 import (
 	"bytes"
 	"context"
+	"io"
 	"net/http"
 	"time"
 
@@ -17,6 +18,8 @@ const (
 	heartbeat  = 30 * time.Second // between signs of life; the session is looked at again then
 	writeTime  = 30 * time.Second // for one answer: who reads more slowly is let go
 	maxWSInput = 1 << 20
+
+	shortWSInput = 4 << 10 // octets that are read at once: most positions have fewer
 )
 
 // stream answers GET /v1/stream: over WebSocket if the request asks for one, else
@@ -163,11 +166,37 @@ func (a *api) webSocket(c *call, rd *reader) error {
 	return nil
 }
 
+// hearOne reads one message, as serve reads a body: before more than a little of it
+// there is room, and there is a time for it. Who sends slowly, on many streams, takes
+// no more than a share.
+func (a *api) hearOne(ctx context.Context, ws *websocket.Conn, who core.UserURI) (kind websocket.MessageType, b []byte, free func(), err error) {
+	kind, r, err := ws.Reader(ctx)
+	if err != nil {
+		return kind, nil, nil, err
+	}
+	late := time.AfterFunc(writeTime, func() { ws.CloseNow() })
+	defer late.Stop()
+	free = func() {}
+	if b, err = io.ReadAll(io.LimitReader(r, shortWSInput)); err != nil || len(b) < shortWSInput {
+		return kind, b, free, err
+	}
+	free, ok := a.bodies.take(string(who), maxWSInput)
+	if !ok {
+		return kind, nil, nil, errBusy
+	}
+	rest, err := io.ReadAll(r)
+	if err != nil {
+		free()
+	}
+	return kind, append(b, rest...), free, err
+}
+
 // hear reads what the device sends until the connection ends.
 func (a *api) hear(ctx context.Context, r *http.Request, ws *websocket.Conn, rd *reader) {
 	for {
-		kind, b, err := ws.Read(ctx)
+		kind, b, free, err := a.hearOne(ctx, ws, rd.s.User)
 		if err != nil {
+			ws.CloseNow()
 			return
 		}
 		var in wire.GetSync
@@ -186,6 +215,7 @@ func (a *api) hear(ctx context.Context, r *http.Request, ws *websocket.Conn, rd 
 		if err == nil {
 			err = rd.acknowledge(ctx, p.letters)
 		}
+		free()
 		if err != nil {
 			ws.Close(websocket.StatusPolicyViolation, core.TextOf(err))
 			return

@@ -21,7 +21,6 @@ const (
 	maxLetters    = 100     // of one answer
 	maxWait       = 50 * time.Second
 	maxPosition   = 1 << 20 // octets of a position, written
-	strangeRooms  = 64      // that are looked up for one request more of the session's rate
 )
 
 func pageSize(n uint64) int {
@@ -137,7 +136,12 @@ type reader struct {
 	limit int
 	todo  map[core.RoomID]bool // rooms with something unread
 	news  news                 // what is marked and was not looked at yet
+
+	counted bool // the rooms of this request; what comes by itself costs its reader nothing
 }
+
+// count charges the session for n rooms that are looked up.
+func (rd *reader) count(n int) error { return rd.a.limits.rooms(&rd.s, n, rd.a.cfg.Now()) }
 
 // reader begins to read where in says. Asking with a position acknowledges the
 // letters that led to it.
@@ -246,7 +250,12 @@ func (rd *reader) read(ctx context.Context) (*wire.Sync, error) {
 // listRooms brings the position in step with the rooms that the user is in.
 func (rd *reader) listRooms(v *view, out *wire.Sync) error {
 	in := map[core.RoomID]bool{}
-	err := v.eachRoom(rd.s.User, func(id core.RoomID, p presence) error {
+	count := rd.count
+	if rd.counted {
+		count = func(int) error { return nil }
+	}
+	rd.counted = true
+	err := v.eachRoom(rd.s.User, count, func(id core.RoomID, p presence) error {
 		in[id], rd.todo[id] = true, true
 		rd.a.hub.found(id, rd.s.User)
 		w, err := describe(v, id)
@@ -278,8 +287,7 @@ func (rd *reader) listRooms(v *view, out *wire.Sync) error {
 			strange = append(strange, id)
 		}
 	}
-	ask := rd.a.limits.sessions
-	if err := ask.take(rd.s.Hash, min(len(strange)/strangeRooms, ask.burst), rd.a.cfg.Now()); err != nil {
+	if err := rd.count(len(strange)); err != nil {
 		return err
 	}
 	for _, id := range strange {
