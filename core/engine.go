@@ -59,6 +59,7 @@ type Engine struct {
 	arena   []byte // headers of the staged events
 
 	directory directory // what is remembered of requesters
+	looked    time.Time // for Groups that rest
 }
 
 type originKey struct {
@@ -78,6 +79,8 @@ type roomState struct {
 	joined  int
 	invited int
 	group   *groupState // nil: a Channel, or a Group that was not needed yet
+	busy    bool        // in use since the last look for Groups that rest
+	looks   int         // since it was
 }
 
 // NewEngine returns an engine without state.
@@ -128,6 +131,9 @@ func (e *Engine) Apply(tx Tx, now time.Time, in Input) (Output, error) {
 		return Output{}, tx.DropItems(in.To, in.UpTo)
 	case PutDevice, PutHomeserver, PutSession, PutKeyPackages, ClaimKeyPackages, LeaseGroupInfo, PutJoinCode, PutConsent, PutLetters, DropLetters:
 		return e.decideDirectory(tx, now, in)
+	case Tick:
+		e.rest(now)
+		return Output{}, nil
 	case CreateGroup:
 		return e.createGroup(tx, now, in)
 	case PeerEvents:
@@ -311,6 +317,7 @@ func (e *Engine) vouch(batch []*Event) {
 // room returns the state of a room, loading it on first use.
 func (e *Engine) room(tx Tx, id RoomID) (*roomState, error) {
 	if r := e.rooms[id]; r != nil {
+		r.busy = true
 		return r, nil
 	}
 	if _, err := ParseRoomID(string(id)); err != nil {

@@ -46,6 +46,7 @@ const (
 	scanRooms    = 64      // rooms looked up in one snapshot
 	strangerPart = 50      // who shares no room with us may ask a fiftieth of the rate
 	metFor       = time.Hour
+	idleTicks    = 100                    // of the agreement's clock, to one while nobody waits for it: 10 s
 	saveEvery    = 250 * time.Millisecond // between two writes of how far peers are
 )
 
@@ -145,19 +146,21 @@ func (f *federation) gateway() (bridges.Gateway, error) {
 	return f.gw, nil
 }
 
-// tick moves the agreement's clock while somebody waits for it.
+// tick moves the agreement's clock while somebody waits for it, and otherwise now and
+// then, so that what is idle can be let go of.
 func (f *federation) tick(ctx context.Context) {
 	if f.fc.Awake == nil {
 		return
 	}
 	t := time.NewTicker(core.TickEvery)
 	defer t.Stop()
-	for {
+	for idle := 0; ; {
 		select {
 		case <-t.C:
-			if !f.fc.Awake() {
+			if idle++; !f.fc.Awake() && idle < idleTicks {
 				continue
 			}
+			idle = 0
 			if _, err := f.gw.Do(ctx, core.Tick{}); err != nil && ctx.Err() == nil {
 				f.log.Warn("the agreement's clock stands", "err", err)
 			}

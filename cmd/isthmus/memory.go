@@ -10,7 +10,8 @@ import (
 const (
 	quietTick   = 2 * time.Second // how often to look whether the server is quiet
 	quietOctets = 1 << 20         // allocated between two looks: less is quiet
-	quietRounds = 3               // collections per quiet spell: each halves a stack that has grown
+	quietRounds = 3               // collections when it falls quiet: each halves a stack that has grown
+	quietAgain  = time.Minute     // and one more as often as that: what rests is let go of meanwhile
 )
 
 // tendMemory gives memory back when the server falls quiet, so that thousands of
@@ -22,7 +23,7 @@ func tendMemory(ctx context.Context) {
 	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	tick := time.NewTicker(quietTick)
 	defer tick.Stop()
-	for last, given := uint64(0), 0; ; {
+	for last, given, spell := uint64(0), 0, 0; ; {
 		select {
 		case <-ctx.Done():
 			return
@@ -32,12 +33,12 @@ func tendMemory(ctx context.Context) {
 		now := sample[0].Value.Uint64()
 		quiet := now-last < quietOctets
 		last = now
-		switch {
-		case !quiet:
-			given = 0
-		case given < quietRounds:
+		if spell++; !quiet {
+			given, spell = 0, 0
+		}
+		if quiet && (given < quietRounds || spell >= int(quietAgain/quietTick)) {
 			debug.FreeOSMemory()
-			given++
+			given, spell = given+1, 0
 		}
 	}
 }

@@ -196,6 +196,46 @@ func TestIdleRoomsAreSilent(t *testing.T) {
 	}
 }
 
+// What has slept for long is let go of by time, however much room there is: rooms that
+// are awake are not, and the next commit finds them as they were.
+func TestRoomsAreLetGoOf(t *testing.T) {
+	c := newCluster(t, 3, three...)
+	c.create(testRoom, three[0])
+	if err := c.propose(handshake(testRoom, three[0], 0, change{Voters: three})); err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint64(2) {
+		c.quiet()
+		for _, n := range c.nodes {
+			n.do(core.Tick{}, false)
+			if len(n.m.rooms) != 1 {
+				t.Fatalf("%s has let go of a room that was in use", n.domain)
+			}
+		}
+		c.now = c.now.Add(idleTime)
+		for _, n := range c.nodes {
+			n.do(core.Tick{}, false)
+			if len(n.m.rooms) != 0 || n.m.used.Len() != 0 {
+				t.Fatalf("%s has still %d rooms in memory", n.domain, len(n.m.rooms))
+			}
+		}
+		if err := c.propose(handshake(testRoom, three[1+i], 1+i, change{Nonce: "wake"})); err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range c.nodes {
+			if len(n.m.awake) > 0 {
+				c.now = c.now.Add(idleTime)
+				n.do(core.Tick{}, false)
+				if len(n.m.rooms) != 1 {
+					t.Errorf("%s has let go of a room that is awake", n.domain)
+				}
+			}
+		}
+	}
+	c.quiet()
+	c.agree(testRoom)
+}
+
 const otherRoom core.RoomID = "mimi://a.example/r/y"
 
 // The loss of any minority stops nobody, awake or asleep; without a majority the

@@ -86,8 +86,9 @@ type Machine struct {
 	naps  map[core.RoomID]*room // those awake that rest
 	dirty []*room               // to be written by Seal, in order of change
 	ticks uint64
-	woken bool   // the rooms that were awake when the last process ended are awake again,
-	upTo  string // up to this key
+	swept time.Time // when it was looked for rooms that are idle
+	woken bool      // the rooms that were awake when the last process ended are awake again,
+	upTo  string    // up to this key
 
 	devices, homes, checks budget
 	blanks, strays         budget
@@ -211,7 +212,8 @@ func (m *Machine) tick() error {
 			return err
 		}
 	}
-	return nil
+	_, err := m.cfg.Rooms.Apply(m.tx, m.now, core.Tick{}) // the engine lets go of what is idle, too
+	return err
 }
 
 // merge adds what the engine said to the output of the Apply that runs.

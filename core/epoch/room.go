@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/tracker"
@@ -28,6 +29,12 @@ const (
 	proposeTicks   = 100 // before a handshake without outcome is given up (10 s)
 )
 
+// Times of rooms in which nothing happens.
+const (
+	idleTime  = 30 * time.Second // until a room that sleeps is let go of: the store has it
+	sweepTime = 10 * time.Second // between two looks for such rooms
+)
+
 // A room is what a Machine holds of one room.
 type room struct {
 	id   core.RoomID
@@ -35,6 +42,7 @@ type room struct {
 	row  row
 	auth core.Authority
 	used *list.Element
+	at   time.Time     // of its last use
 	node *raft.RawNode // nil until it is needed
 
 	dirty    bool
@@ -45,6 +53,7 @@ type room struct {
 	napUntil uint64 // tick
 	sign     uint64 // of progress
 	gone     bool   // nobody answered this homeserver for long after it had left
+	led      uint64 // 1 + tick of the last word of who leads, or says so
 	uneasy   bool   // somebody may have been left behind, and no leader was met since
 
 	tail       tail                      // what the last entries hold,
@@ -77,6 +86,7 @@ func numbered(key string, n uint64) string { return fmt.Sprintf("%s/%016x", key,
 func (m *Machine) room(id core.RoomID) (*room, error) {
 	if r := m.rooms[id]; r != nil {
 		m.used.MoveToFront(r.used)
+		r.at = m.now
 		return r, nil
 	}
 	auth, err := m.cfg.Rooms.Authority(m.tx, id)
@@ -93,7 +103,7 @@ func (m *Machine) room(id core.RoomID) (*room, error) {
 }
 
 func (m *Machine) hold(r *room) {
-	m.rooms[r.id] = r
+	m.rooms[r.id], r.at = r, m.now
 	r.used = m.used.PushFront(r)
 }
 
@@ -107,10 +117,18 @@ func (r *room) nameAll() {
 	}
 }
 
-// evict lets go of rooms that are idle while there are too many in memory.
+// evict lets go of rooms that are idle while there are too many in memory, and of
+// those that have been idle for idleTime.
 func (m *Machine) evict() {
-	for e := m.used.Back(); e != nil && len(m.rooms) > m.cfg.MaxResident; {
+	sweep := m.now.Sub(m.swept) >= sweepTime || m.now.Before(m.swept)
+	if sweep {
+		m.swept = m.now
+	}
+	for e := m.used.Back(); e != nil; {
 		r, before := e.Value.(*room), e.Prev()
+		if len(m.rooms) <= m.cfg.MaxResident && (!sweep || m.now.Sub(r.at) < idleTime) {
+			return // those before it were used later
+		}
 		if m.awake[r.id] == nil {
 			m.used.Remove(e)
 			delete(m.rooms, r.id)
