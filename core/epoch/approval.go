@@ -38,6 +38,29 @@ type Approval struct {
 	Domain     string   // who approves
 }
 
+// UnmarshalCBOR reads one; also as it was before it said who decides next, for those
+// that are stored.
+func (a *Approval) UnmarshalCBOR(b []byte) error {
+	type plain Approval
+	err := strict.Unmarshal(b, (*plain)(a))
+	if err == nil {
+		return nil
+	}
+	var old struct {
+		_                        struct{} `cbor:",toarray"`
+		Room                     core.RoomID
+		Epoch                    uint64
+		Commit, Transcript, Tree []byte
+		Index                    uint64
+		Domain                   string
+	}
+	if strict.Unmarshal(b, &old) != nil {
+		return err
+	}
+	*a = Approval{Room: old.Room, Epoch: old.Epoch, Commit: old.Commit, Transcript: old.Transcript, Tree: old.Tree, Index: old.Index, Domain: old.Domain}
+	return nil
+}
+
 // same reports whether two approvals are of the same thing.
 func (a *Approval) same(b *Approval) bool {
 	return a.Room == b.Room && a.Epoch == b.Epoch && a.Index == b.Index && a.Rule == b.Rule && slices.Equal(a.Voters, b.Voters) && bytes.Equal(a.Commit, b.Commit) &&

@@ -58,6 +58,9 @@ func (c *certRow) certificate() *Certificate { return &Certificate{given: c.Give
 // open reads what the approvals say.
 func (c *certRow) open() error {
 	for _, list := range [][]signed{c.Given, c.Strays} {
+		if len(list) > maxApprovals {
+			return core.Errorf(core.TooLarge, "approvals of one epoch")
+		}
 		for i := range list {
 			if err := list[i].open(); err != nil {
 				return err
