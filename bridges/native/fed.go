@@ -309,15 +309,24 @@ func (f *federation) peer(domain string) (*peer, error) {
 // known reports whether domain may ask as a peer: it shares a room with us, an
 // operator named it, or it was met a short while ago.
 func (f *federation) known(domain string) bool {
+	if f.shares(domain) {
+		return true
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.cfg.Now().Before(f.met[hostOf(domain)])
+}
+
+// shares reports whether domain shares a room with us, or an operator named it: it is
+// not one of which anybody can make up more.
+func (f *federation) shares(domain string) bool {
 	if slices.ContainsFunc(f.fc.Peers, func(p Peer) bool { return p.Domain == domain }) {
 		return true
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if p := f.peers[domain]; p != nil && p.lanes.shared() {
-		return true
-	}
-	return f.cfg.Now().Before(f.met[hostOf(domain)])
+	p := f.peers[domain]
+	return p != nil && p.lanes.shared()
 }
 
 // meet lets domain ask as a peer for a while: somebody here has to do with it.

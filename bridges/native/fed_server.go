@@ -175,7 +175,7 @@ func (f *federation) answer(w http.ResponseWriter, r *http.Request, name string)
 	if !known {
 		limit = min(limit, strangersBody)
 	}
-	body, free, err := f.guests.read(w, r, from, limit)
+	body, free, err := f.guests.read(w, r, f.payer(from, known), limit)
 	if err != nil {
 		return nil, from, err
 	}
@@ -184,6 +184,18 @@ func (f *federation) answer(w http.ResponseWriter, r *http.Request, name string)
 	defer cancel()
 	out, err = rt.serve(f, ctx, &question{from, body, r})
 	return out, from, err
+}
+
+// payer is whose share of the room for bodies one of domain takes: all strangers have
+// one together, since anybody has many hosts, and so have those that were met.
+func (f *federation) payer(domain string, known bool) string {
+	switch {
+	case !known:
+		return strangerMark
+	case !f.shares(domain):
+		return metMark
+	}
+	return hostOf(domain)
 }
 
 // heard tells the peer's workers that it is there.
@@ -231,6 +243,9 @@ type guest struct {
 // strangerMark is before the names of those who share no room with us; no domain
 // begins so.
 const strangerMark = "?"
+
+// metMark stands for those who share no room, but may ask as peers for a while.
+const metMark = "!"
 
 func newGuests(l FederationLimits, now func() time.Time) *guests {
 	return &guests{limits: l, now: now, all: map[string]*guest{}, bodies: newLoads(l.Memory)}
@@ -288,7 +303,7 @@ func (g *guests) evict(now time.Time) bool {
 }
 
 // read reads a body, and nothing of it before there is room for it.
-func (g *guests) read(w http.ResponseWriter, r *http.Request, from string, limit int64) (body []byte, free func(), err error) {
+func (g *guests) read(w http.ResponseWriter, r *http.Request, who string, limit int64) (body []byte, free func(), err error) {
 	tooLarge := core.Errorf(core.TooLarge, "a body over %d octets", limit)
 	n := r.ContentLength
 	switch {
@@ -297,7 +312,7 @@ func (g *guests) read(w http.ResponseWriter, r *http.Request, from string, limit
 	case n < 0:
 		n = limit
 	}
-	free, ok := g.bodies.take(hostOf(from), n)
+	free, ok := g.bodies.take(who, n)
 	if !ok {
 		return nil, nil, &core.Error{Code: core.Unavailable, Text: "too much is being sent at the moment", RetryAfter: 200 * time.Millisecond}
 	}

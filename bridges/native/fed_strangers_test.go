@@ -78,3 +78,26 @@ func TestFederationAgreementOfStrangers(t *testing.T) {
 		t.Errorf("%d messages of a stranger: %d %q", len(many.Messages), status, code)
 	}
 }
+
+// However many hosts strangers have, and hosts that somebody here has met, what they
+// announce and do not send leaves room for the bodies of others.
+func TestFederationHasRoomForBodiesBesideStrangers(t *testing.T) {
+	hs := newFed(t, "a.example", "b.example")
+	f := hs[0].bridge.fed
+	fedRoom("club", hs...)
+	until(t, "the shared room to be known", func() bool { return f.known("b.example") })
+	for i := range 100 {
+		host := fmt.Sprintf("evil%d.example", i)
+		met := i%2 == 0
+		if met {
+			f.meet(host)
+		}
+		if f.known(host) != met {
+			t.Fatal(host)
+		}
+		f.guests.bodies.take(f.payer(host, met), f.fc.Limits.Memory/8)
+	}
+	if _, ok := f.guests.bodies.take(f.payer("b.example", true), f.fc.Limits.Memory/2); !ok {
+		t.Error("strangers leave no room")
+	}
+}
