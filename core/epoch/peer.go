@@ -248,8 +248,13 @@ func (m *Machine) raftMessage(r *room, from string, body []byte) error {
 			return err
 		}
 		return m.pump(r)
+	case pb.MsgApp, pb.MsgHeartbeat, pb.MsgSnap:
+		r.led = m.ticks + 1
 	case pb.MsgVote, pb.MsgPreVote:
 		m.stir(r) // who asks for votes does not hear a leader: if that is us, it will
+		if done, err := m.yields(r, msg); err != nil || done {
+			return err
+		}
 	}
 	if msg.GetType() == pb.MsgApp {
 		if err := m.fit(r, from, msg); err != nil {

@@ -1,6 +1,8 @@
 package epoch
 
 import (
+	"slices"
+
 	pb "go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 )
@@ -140,17 +142,67 @@ func (m *Machine) shorten(r *room) error {
 	if w.Last-w.Commit <= maxTailEntries/2 {
 		return nil
 	}
-	last := w.Commit + maxUnagreed
-	if err := m.drop(r, last+1, w.Last); absent(err) {
+	err := m.truncate(r, w.Commit+maxUnagreed)
+	if absent(err) {
 		m.stats.Faults++
 		return errDamaged
-	} else if err != nil {
+	}
+	return err
+}
+
+// yields lets a candidate go on whose log is shorter, if this homeserver does not know
+// yet that it has a vote: it cannot be elected itself, so nobody would be. done: the
+// message is answered.
+//
+// Who asks for a vote knows of the configuration that gives it. If it lies in the part
+// of the log that both have, it is agreed, and this one can be elected. If there is
+// none at the end of the log, that end was never vouched for to anybody (who gave this
+// one its vote may be elected without it): it goes when the vote is asked for in earnest.
+func (m *Machine) yields(r *room, msg *pb.Message) (done bool, err error) {
+	w := &r.row
+	last, term := msg.GetIndex(), msg.GetLogTerm()
+	if w.Last == w.Commit || slices.Contains(w.Voters, m.self) || slices.Contains(w.Outgoing, m.self) || r.led > 0 && m.ticks+1-r.led < electionTicks ||
+		msg.GetTerm() <= w.Term || last < w.Commit || term > w.term(w.Last) || term == w.term(w.Last) && last >= w.Last {
+		return false, nil
+	}
+	for i := w.Commit + 1; i <= w.Last; i++ {
+		b, err := m.tx.Value(bucketLog, r.numbered(i))
+		e := new(pb.Entry)
+		if err == nil {
+			err = proto.Unmarshal(b, e)
+		}
+		switch {
+		case err != nil:
+			return false, err
+		case e.GetType() == pb.EntryNormal:
+			continue
+		case i > last || last > w.Last || w.term(last) != term:
+			return false, nil
+		}
+		err = m.step(r, &pb.Message{Type: pb.MsgHeartbeat.Enum(), From: msg.From, To: msg.To, Term: new(w.Term), Commit: new(i)})
+		m.forgetLeader(r)
+		return true, err
+	}
+	if msg.GetType() == pb.MsgVote {
+		r.node, r.leader = nil, false
+		if err := m.truncate(r, w.Commit); err != nil {
+			return false, err
+		}
+		return false, m.start(r)
+	}
+	return true, m.sendRaft(r, &pb.Message{Type: pb.MsgPreVoteResp.Enum(), From: new(m.self), To: msg.From, Term: msg.Term})
+}
+
+// truncate lets go of the entries after last.
+func (m *Machine) truncate(r *room, last uint64) error {
+	w := &r.row
+	if err := m.drop(r, last+1, w.Last); err != nil {
 		return err
 	}
 	for len(w.Runs) > 1 && w.Runs[len(w.Runs)-1].From > last {
 		w.Runs = w.Runs[:len(w.Runs)-1]
 	}
-	w.Last = last
+	w.Last, r.tail = last, tail{}
 	m.touch(r)
 	return nil
 }

@@ -258,6 +258,9 @@ func (h *home) sendAll(sends []core.Send) {
 	if h.does(Lying) {
 		h.lie(sends)
 	}
+	if !h.w.calm && h.does(Boasting) {
+		h.boast(sends)
+	}
 	var to []string
 	by := map[string][]core.PeerMessage{}
 	for _, s := range sends {

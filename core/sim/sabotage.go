@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/isthmus-chat/isthmus/core"
 	"github.com/isthmus-chat/isthmus/core/epoch"
@@ -15,7 +17,7 @@ import (
 // devices. It shows that a run is held to its promises: each is found.
 type Sabotage uint8
 
-// Every Sabotage but the last breaks a promise. Lying is what a room bears.
+// Every Sabotage but the last two breaks a promise. Those are what a room bears.
 const (
 	Honest   Sabotage = iota
 	Forking           // it takes another commit than the one that was agreed on
@@ -26,6 +28,7 @@ const (
 	Reading           // it keeps what was said in a form that can be read
 	Leaking           // a device says where homeservers can read it what is for the room only
 	Lying             // it approves another commit towards some homeservers than towards others
+	Boasting          // it says that it leads, and appends what nobody agrees on
 )
 
 // does reports whether this homeserver does s, each third time that it could.
@@ -122,6 +125,33 @@ func (h *home) lie(sends []core.Send) {
 		if err != nil {
 			h.w.wrong("an approval cannot be written: %v", err)
 		}
+		h.w.facts.lies++
+	}
+}
+
+// boast puts appends of a leader that was never elected in the place of its own: what
+// they say, everybody passes over.
+func (h *home) boast(sends []core.Send) {
+	for i := range sends {
+		msg := new(pb.Message)
+		if m := &sends[i].Message; m.Kind != core.PeerRaft || proto.Unmarshal(m.Body, msg) != nil || msg.GetType() != pb.MsgApp {
+			continue
+		}
+		term, rising, data := msg.GetTerm()+1, h.w.rng.IntN(2), []byte{0xff}
+		if rising == 1 {
+			data = nil
+		}
+		msg.Entries = nil
+		for n := range 1 + h.w.rng.Uint64N(2000) {
+			msg.Entries = append(msg.Entries, &pb.Entry{Index: new(msg.GetIndex() + 1 + n), Term: new(term + n*uint64(rising)), Data: data})
+		}
+		msg.Commit = new(min(msg.GetCommit(), msg.GetIndex())) // that they are agreed is a lie that raft does not bear
+		msg.Term = new(msg.Entries[len(msg.Entries)-1].GetTerm())
+		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(msg)
+		if err != nil {
+			h.w.wrong("a raft message cannot be written: %v", err)
+		}
+		sends[i].Message.Body = b
 		h.w.facts.lies++
 	}
 }

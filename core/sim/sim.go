@@ -73,7 +73,7 @@ type Result struct {
 	Steps    int
 	Commits  int // of the first homeserver
 	Failed   int // of them, for Plan.Fails
-	Lies     int // approvals of something else
+	Lies     int // approvals of something else, or appends of no leader
 	Proofs   int // that honest homeservers keep of them
 }
 
@@ -106,8 +106,8 @@ func Run(p Plan) *Result {
 	w.check()
 	r := &Result{Plan: p, Wrong: w.broken, Virtual: w.now, Epochs: w.facts.opened(), Messages: w.facts.count, Read: w.facts.read,
 		Crashes: w.facts.crashes, Steps: w.facts.steps, Commits: w.homes[0].commits, Failed: w.facts.failed}
+	r.Lies = w.facts.lies
 	if p.Sabotage == Lying {
-		r.Lies = w.facts.lies
 		for _, f := range w.finals() {
 			r.Proofs += w.proofs(f.room)
 		}

@@ -243,3 +243,19 @@ func TestLiar(t *testing.T) {
 		t.Errorf("%d lies, %d proofs", lies, proofs)
 	}
 }
+
+// A homeserver that says it leads and has others keep what nobody agrees on is a
+// nuisance: when it stops, everything is as it should be.
+func TestBoaster(t *testing.T) {
+	lies := 0
+	for _, seed := range []uint64{4, 5, 24, 57} {
+		p := sim.PlanOf(seed)
+		p.Homes, p.Users, p.Rooms, p.Sabotage = 2+int(seed%3), 4, 1, sim.Boasting
+		r := play(t, p)
+		judge(t, r, 60)
+		lies += r.Lies
+	}
+	if t.Logf("%d lies", lies); lies == 0 {
+		t.Error("nothing was boasted")
+	}
+}
