@@ -200,7 +200,19 @@ function deviceID(key) {
   return bits.match(/.{5}/g).slice(0, 26).map((b) => digits[parseInt(b, 2)]).join('')
 }
 
-const me = { packages: [], groups: new Map(), early: new Map(), since: '', chains: new Map() }
+// The label by which a message that is said again is known (PROTOCOL, Said again): its only
+// component is messageID, with whether it was said before, and its id.
+const messageID = 0xf002
+const label = (id, again) => Uint8Array.from(vec([...u16(messageID), ...vec([again ? 1 : 0, ...id])]))
+
+function readLabel(data) {
+  const item = data.length > 0 ? readDictionary(data).get(messageID) : undefined
+  return item?.length === 17 ? { again: item[0] === 1, id: b64(item.slice(1)) } : {}
+}
+
+const tolerance = 5 // epochs, of a room that says nothing else
+
+const me = { packages: [], groups: new Map(), early: new Map(), unheard: [], since: '', chains: new Map() }
 
 // call is one request of the device API, in JSON.
 async function call(method, path, body) {
@@ -262,14 +274,33 @@ async function keyPackage(last) {
 async function sync({ wait }) {
   const news = await call('POST', '/v1/sync', { since: me.since || undefined, wait_ms: wait ?? 0 })
   const said = []
-  for (const l of news.letters ?? []) if (l.kind === 'welcome') await welcomed(l, said)
+  for (const l of news.letters ?? []) {
+    if (l.kind === 'welcome') await welcomed(l, said)
+    if (l.kind === 'again') me.unheard.push(...(l.unheard ?? []).map((u) => ({ room: l.room, ...u })))
+  }
   for (const e of news.events ?? []) {
     if (!me.groups.has(e.room)) me.early.set(e.room, [...(me.early.get(e.room) ?? []), e])
     else await take(me.groups.get(e.room), e, said)
   }
   for (const room of news.left ?? []) if (me.groups.has(room)) me.groups.get(room).removed = true
   me.since = news.next
+  const waiting = me.unheard.splice(0)
+  for (const u of waiting) if (!(await sayAgain(u))) me.unheard.push(u)
   return { said, more: !!news.more }
+}
+
+// sayAgain seals once more what a homeserver passed over, once its epoch is long over here as
+// well. It reports whether that is done with.
+async function sayAgain({ room, seq, epoch }) {
+  const g = me.groups.get(room)
+  const mine = g?.mine?.get(seq)
+  if (!mine || g.removed || mine.again) return true
+  if (g.state.groupContext.epoch <= BigInt(epoch + tolerance) || Object.keys(g.state.unappliedProposals).length > 0) return false
+  mine.again = true
+  const made = await seal(g.state, mine.text, label(mine.id, true))
+  g.state = made.newState
+  g.mine.set((await post(g, made.privateMessage)).seq, { ...mine, again: false })
+  return true
 }
 
 async function welcomed(letter, said) {
@@ -317,6 +348,10 @@ async function read(group, event, message, said) {
     throw error
   }
   group.state = opened.newState
+  const { again, id } = readLabel(message.authenticatedData)
+  group.heard ??= new Set()
+  if (again && group.heard.has(event.sender + id)) return
+  if (id) group.heard.add(event.sender + id)
   const [, type] = unvec(opened.message, unvec(opened.message, 0)[1])
   const part = uncbor(unvec(opened.message, type)[0])[6]
   said.push({ room: event.room, seq: event.seq, sender: event.sender, text: part[3] === 'text/markdown' || part[3]?.startsWith('text/plain') ? text(part[4]) : '' })
@@ -325,19 +360,25 @@ async function read(group, event, message, said) {
 // certified checks that enough of the homeservers that agreed on epochs so far have signed what
 // this member made of the commit (PROTOCOL §6).
 async function certified(group, event, sealed, context) {
-  const dict = readDictionary(group.state.groupContext.extensions.find((e) => e.extensionType === dictionary).extensionData)
-  const [domains, at] = unvec(dict.get(authority), 0)
-  const voters = [...entries(domains, unvec)].map(text)
-  const need = dict.get(authority)[at] === 1 ? Math.floor((voters.length * 2) / 3) + 1 : Math.floor(voters.length / 2) + 1
+  const [voters, rule] = deciding(group.state.groupContext)
+  const [after, ruleAfter] = deciding(context)
+  const need = rule === 1 ? Math.floor((voters.length * 2) / 3) + 1 : Math.floor(voters.length / 2) + 1
   const given = new Set()
   for (const [signed, signature] of uncbor(bin(event.certificate ?? '', 'certificate'))) {
-    const [room, epoch, commit, transcript, tree, , domain] = uncbor(signed)
-    const facts = room === group.room && BigInt(epoch) === context.epoch && same(commit, sha256(sealed))
+    const [room, epoch, commit, transcript, tree, , domains, by, domain] = uncbor(signed)
+    const facts = room === group.room && BigInt(epoch) === context.epoch && same(commit, sha256(sealed)) && domains.join() === after.join() && by === ruleAfter
     if (!facts || !same(transcript, context.confirmedTranscriptHash) || !same(tree, context.treeHash)) throw new Error('a certificate of something else')
     if (!voters.includes(domain)) continue
     if (await cs.signature.verify(await homeserverKey(domain), labelled('isthmus approval', signed), signature)) given.add(domain)
   }
   if (given.size < need) throw new Error(`a certificate of ${given.size} of ${voters.length} homeservers`)
+}
+
+// deciding are the homeservers that a group names as its authority, and their rule.
+function deciding(context) {
+  const data = readDictionary(context.extensions.find((e) => e.extensionType === dictionary).extensionData).get(authority)
+  const [domains, at] = unvec(data, 0)
+  return [[...entries(domains, unvec)].map(text).sort(), data[at]]
 }
 
 // homeserverKey is the first key of a homeserver's newest record, the chain being checked.
@@ -368,9 +409,9 @@ function group(room) {
 
 // seal makes a message that says a text, as MIMI content in an ApplicationFraming of the
 // group's first media type.
-async function seal(state, said) {
+async function seal(state, said, authenticated = new Uint8Array()) {
   const content = Uint8Array.from(cbor([crypto.randomBytes(16), null, new Uint8Array(), null, null, {}, [1, '', 1, 'text/plain;charset=utf-8', octets(said)]].map((v) => (Buffer.isBuffer(v) ? new Uint8Array(v) : v))))
-  return m.createApplicationMessage(state, Uint8Array.from([...vec(), ...vec(), ...vec(content)]), cs)
+  return m.createApplicationMessage(state, Uint8Array.from([...vec(), ...vec(), ...vec(content)]), cs, authenticated)
 }
 
 // post hands a sealed message to the homeserver.
@@ -385,9 +426,12 @@ async function post(g, privateMessage) {
 async function send({ room, text: said }) {
   const g = group(room)
   if (Object.keys(g.state.unappliedProposals).length > 0) throw new Error('proposals wait to be committed')
-  const made = await seal(g.state, said)
+  const id = crypto.randomBytes(16)
+  const made = await seal(g.state, said, label(id, false))
   g.state = made.newState
-  return post(g, made.privateMessage)
+  const sent = await post(g, made.privateMessage)
+  g.mine = (g.mine ?? new Map()).set(sent.seq, { text: said, id })
+  return sent
 }
 
 // code is what a request was refused with; '' if it was taken.
