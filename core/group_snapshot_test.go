@@ -77,3 +77,47 @@ func TestNewcomersAreKnownWhereTheyCame(t *testing.T) {
 		}
 	}
 }
+
+// A newer state of a room that is here is asked about by the hashes that homeservers
+// sign, and has a GroupInfo that a device of it has signed; an older one is none.
+func TestSnapshotsAreVouchedFor(t *testing.T) {
+	a, b := newGroupHouse(t, domainA), newGroupHouse(t, domainB)
+	al, bo := newDevice(t, alice, "phone"), newDevice(t, bobB, "phone")
+	al.create(a, club, policy.Default(string(alice), domainA))
+	a.accept(al.add(club, bo))
+	al.merge()
+	b.enrol(bo.proof)
+	first := a.snapshot(club)
+	b.must(b.restore(club, first))
+	a.accept(al.commit(club, nil))
+	al.merge()
+	second := a.snapshot(club)
+
+	var old, forged []any
+	for b, to := range map[*[]any][]byte{&old: first, &forged: second} {
+		if err := cbor.Unmarshal(to, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	forged[4] = old[4] // the GroupInfo
+	wantCode(t, b.restore(club, must(cbor.Marshal(forged))(t)), core.Invalid)
+
+	err := b.store.Update(context.Background(), func(tx core.Tx) error {
+		_, err := b.engine.RestoreGroup(tx, b.now, club, second, func(epoch uint64, transcript, tree []byte) error {
+			ctx := al.g.Public().Context()
+			if epoch != 2 || !bytes.Equal(transcript, ctx.ConfirmedTranscriptHash) || !bytes.Equal(tree, ctx.TreeHash) {
+				t.Error("it is asked about another state")
+			}
+			return core.Errorf(core.Denied, "not certified")
+		})
+		return err
+	})
+	wantCode(t, err, core.Denied)
+	b.view(func(r core.Reader) {
+		if head := must(core.GroupOf(r, club))(t); head.Authority.Epoch != 1 {
+			t.Errorf("epoch %d", head.Authority.Epoch)
+		}
+	})
+	b.must(b.restore(club, second))
+	wantCode(t, b.restore(club, first), core.Conflict)
+}
