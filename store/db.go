@@ -62,6 +62,8 @@ type engine interface {
 	unknown(err error) bool
 	// committed is told of every commit on the writer's connection.
 	committed(c *sql.Conn)
+	// shrink has a connection that rests give back memory.
+	shrink(c *sql.Conn)
 	backup(ctx context.Context, file string) error
 	close() error
 }
@@ -202,6 +204,30 @@ func (db *DB) Close() error {
 	}
 	db.write.Unlock()
 	return db.eng.close()
+}
+
+// Shrink has the connections that rest give back what they remember of the database.
+// It is for when nothing happens: the next to use one reads it again from the kernel's
+// memory. With SQLite that is up to 16 MiB of each connection: 25 MiB of the 28 by which
+// a homeserver with a thousand idle Groups was larger than one without.
+func (db *DB) Shrink() {
+	if db.write.TryLock() {
+		if db.writer != nil {
+			db.eng.shrink(db.writer.conn)
+		}
+		db.write.Unlock()
+	}
+	for range maxReaders {
+		select {
+		case s := <-db.readers:
+			if s != nil {
+				db.eng.shrink(s.conn)
+			}
+			db.readers <- s
+		default:
+			return // the rest is in use
+		}
+	}
 }
 
 func (db *DB) usable(ctx context.Context) error {

@@ -149,6 +149,7 @@ func (e *postgresEngine) unknown(err error) bool {
 }
 
 func (e *postgresEngine) committed(*sql.Conn) {}
+func (e *postgresEngine) shrink(*sql.Conn)    {} // the database's memory is its own
 
 func (e *postgresEngine) backup(context.Context, string) error {
 	return core.Errorf(core.Unsupported, "back up a PostgreSQL database with its own tool: pg_dump --format=custom")

@@ -217,6 +217,12 @@ func (e *sqliteEngine) code(err error) core.Code {
 // unknown: what SQLite did not commit, this process will not see.
 func (e *sqliteEngine) unknown(error) bool { return false }
 
+func (e *sqliteEngine) shrink(c *sql.Conn) {
+	if _, err := c.ExecContext(context.Background(), "PRAGMA shrink_memory"); err != nil {
+		e.log.Warn("store: memory is not given back", "err", err)
+	}
+}
+
 // committed counts the pages that the writer wrote, and wakes the checkpointer.
 func (e *sqliteEngine) committed(c *sql.Conn) {
 	c.Raw(func(dc any) error {

@@ -75,7 +75,7 @@ func (c *cli) serve(ctx context.Context, flags func(*configs.Config)) error {
 		return err
 	}
 	defer h.db.Close()
-	go tendMemory(ctx)
+	go tendMemory(ctx, h.db.Shrink)
 	s, err := h.listen()
 	if err != nil {
 		return err
