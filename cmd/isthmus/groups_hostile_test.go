@@ -236,6 +236,7 @@ func TestGroupsHostileHomeserver(t *testing.T) {
 	o.goesOn("false events")
 	f.lieAboutCommits(t, o, a)
 	o.goesOn("false handshakes")
+	f.lieAboutLeading(t, o, a, b)
 	f.lieAboutPeople(t, a, b)
 	o.goesOn("false records and Welcomes")
 	f.lieAboutEpochs(t, o, a)
