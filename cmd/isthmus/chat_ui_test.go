@@ -28,6 +28,7 @@ type fakeChat struct {
 	read     map[core.RoomID]uint64
 	did      []string
 	fail     error // of the next action
+	most     int   // texts that one Send takes before it is limited; 0 = any
 	news     chan chatNews
 }
 
@@ -97,7 +98,18 @@ func (f *fakeChat) Read(room core.RoomID, upTo uint64) error {
 	}
 	return nil
 }
-func (f *fakeChat) Sync(context.Context) error { return f.act("sync") }
+
+// Sync lets go out what waits.
+func (f *fakeChat) Sync(context.Context) error {
+	f.mu.Lock()
+	for _, lines := range f.lines {
+		for i := range lines {
+			lines[i].Waiting = false
+		}
+	}
+	f.mu.Unlock()
+	return f.act("sync")
+}
 func (f *fakeChat) Listen(ctx context.Context, tell func(chatNews)) error {
 	for {
 		select {
@@ -177,6 +189,10 @@ func (f *fakeChat) Send(_ context.Context, room core.RoomID, texts []string, kin
 		}
 		seq := uint64(len(f.lines[room]) + 1)
 		f.lines[room] = append(f.lines[room], chatLine{Room: room, Seq: seq, Sender: chatAlice, Device: chatLaptop, Kind: chatSaid, Text: text, Own: true, At: time.Date(2030, 1, 2, 16, 0, 0, 0, time.UTC)})
+		if f.most > 0 && i == f.most {
+			f.lines[room][seq-1].Waiting = true
+			return append(out, chatSent{Line: i + 1, Waiting: true}), core.Errorf(core.Limited, "too much at once")
+		}
 		out = append(out, chatSent{Line: i + 1, Seq: seq, Event: fmt.Sprint("event", seq)})
 	}
 	return out, nil

@@ -23,6 +23,9 @@ const (
 	sendBatch    = 64    // texts that are sent before their results are written
 	maxTailStart = 10000 // lines that tail begins with, of each room
 	historyPage  = 500
+	sendWaits    = 10 // times that send waits for a homeserver that wants it, for so long each
+	minSendWait  = 100 * time.Millisecond
+	maxSendWait  = 5 * time.Second
 )
 
 // roomArg finds the room that an argument names among those that the user is in.
@@ -257,7 +260,7 @@ func (a *chatApp) sendLines(ctx context.Context, chat chatter, room core.RoomID,
 	var batch []string
 	line, sent, refused := 0, 0, 0
 	flush := func() error {
-		results, err := chat.Send(ctx, room, batch, "")
+		results, err := sendPatiently(ctx, chat, room, batch)
 		for _, res := range results {
 			if res.Line += line; res.Error == nil {
 				sent++
@@ -308,6 +311,56 @@ func (a *chatApp) sendLines(ctx context.Context, chat chatter, room core.RoomID,
 		return errSaid
 	}
 	return nil
+}
+
+// sendPatiently sends texts, and waits where the homeserver asks for it: a file is more
+// at once than people say.
+func sendPatiently(ctx context.Context, chat chatter, room core.RoomID, texts []string) (out []chatSent, err error) {
+	for {
+		sent, err := chat.Send(ctx, room, texts[len(out):], "")
+		for i := range sent {
+			sent[i].Line = len(out) + i + 1
+		}
+		out = append(out, sent...)
+		e, ok := errors.AsType[*core.Error](err)
+		if !ok || e.Code != core.Limited || len(sent) == 0 || !out[len(out)-1].Waiting {
+			return out, err
+		}
+		seq, ok := awaitSent(ctx, chat, room, e.RetryAfter)
+		if !ok {
+			return out, err
+		}
+		if out[len(out)-1] = (chatSent{Line: len(out), Seq: seq}); len(out) == len(texts) {
+			return out, nil
+		}
+	}
+}
+
+// awaitSent waits until nothing waits to be sent in a room, but not for ever, and returns
+// the place of what went out last.
+func awaitSent(ctx context.Context, chat chatter, room core.RoomID, pause time.Duration) (seq uint64, ok bool) {
+	for range sendWaits {
+		if sleepFor(ctx, min(max(pause, minSendWait), maxSendWait)) != nil {
+			return 0, false
+		}
+		if err := goesOn(chat.Sync(ctx)); err != nil && !core.Temporary(err) {
+			return 0, false
+		}
+		lines, err := chat.History(room, 0, sendBatch)
+		if err != nil {
+			return 0, false
+		}
+		if slices.ContainsFunc(lines, func(l chatLine) bool { return l.Waiting }) {
+			continue
+		}
+		for _, l := range slices.Backward(lines) {
+			if l.Own {
+				return l.Seq, true
+			}
+		}
+		return 0, true
+	}
+	return 0, false
 }
 
 // writeSent says what became of a line, or of the one text: with JSON always, else

@@ -233,6 +233,19 @@ func TestChatSendVerb(t *testing.T) {
 	if got := lines[len(lines)-1].Text; got != "last without an end" {
 		t.Errorf("the last is %q", got)
 	}
+	// What is more than the homeserver wants at once goes out by and by, each line once.
+	r.chat.most = 30
+	before := len(r.chat.lines[chatGarden])
+	if code := r.run(strings.Repeat("much\n", sendBatch-2), "send", "garden", "--json"); code != exitOK || len(r.chat.lines[chatGarden]) != before+sendBatch-2 {
+		t.Errorf("code %d, %d lines: %s", code, len(r.chat.lines[chatGarden])-before, r.err.String())
+	}
+	for i, text := range strings.Split(strings.TrimSpace(r.out.String()), "\n") {
+		var s chatSent
+		if err := json.Unmarshal([]byte(text), &s); err != nil || s.Line != i+1 || s.Seq != uint64(before+i+1) || s.Waiting {
+			t.Errorf("result %d: %s, %v", i+1, text, err)
+		}
+	}
+	r.chat.most = 0
 	r.says("Sent 1.", "send", "garden", "one\ntwo", "three")
 	lines = r.chat.lines[chatGarden]
 	if got := lines[len(lines)-1].Text; got != "one\ntwo three" {
