@@ -41,7 +41,7 @@ func (e *Engine) claimKeyPackages(tx Tx, now time.Time, in ClaimKeyPackages) (Ou
 			return Output{}, err
 		}
 	}
-	if wait := e.memory().claims.take(payer(in.By), weigh(in.By, len(in.Users), userWeight), now); wait > 0 {
+	if wait := e.memory().claims.Take(payer(in.By), weigh(in.By, len(in.Users), userWeight), now); wait > 0 {
 		return Output{}, limited(wait, "too many claims of key packages")
 	}
 	c := claim{ClaimKeyPackages: &in, now: now}
@@ -140,7 +140,7 @@ func (e *Engine) takeOneTime(tx Tx, c *claim, uri DeviceURI) ([]byte, error) {
 			continue
 		}
 		m := e.memory()
-		if m.takes.take(payer(c.By)+" "+string(uri), weigh(c.By, 1, pairWeight), c.now) > 0 || m.drains.take(string(uri), 1, c.now) > 0 {
+		if m.takes.Take(payer(c.By)+" "+string(uri), weigh(c.By, 1, pairWeight), c.now) > 0 || m.drains.Take(string(uri), 1, c.now) > 0 {
 			return nil, nil
 		}
 		ref := rows[0].Key[strings.LastIndexByte(rows[0].Key, ' ')+1:]

@@ -301,7 +301,7 @@ func (e *Engine) arrive(tx Tx, now time.Time, rec identity.SignedRecord, att ide
 		}
 		return ofIdentity("device", identity.Usable(rec, att, home, e.cfg.Block, now.Unix()))
 	}
-	if wait := e.memory().arrivals.take(hostOf(rec.Domain()), 1, now); wait > 0 {
+	if wait := e.memory().arrivals.Take(hostOf(rec.Domain()), 1, now); wait > 0 {
 		return limited(wait, "too many new devices of one homeserver")
 	}
 	return count(tx, deviceCounts, bound{hostOf(rec.Domain()), maxPeerDevices})

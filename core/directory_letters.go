@@ -178,11 +178,11 @@ func (e *Engine) checkLetter(tx Tx, from string, l *Letter, heads map[DeviceURI]
 // chargeLetters holds a sender to its budget: of letters, and for each device.
 func (e *Engine) chargeLetters(now time.Time, in *PutLetters) error {
 	m := e.memory()
-	if wait := m.letters.take(payer(in.From), weigh(in.From, len(in.Letters), userWeight), now); wait > 0 {
+	if wait := m.letters.Take(payer(in.From), weigh(in.From, len(in.Letters), userWeight), now); wait > 0 {
 		return limited(wait, "too many letters")
 	}
 	for _, l := range in.Letters {
-		if wait := m.pairs.take(payer(in.From)+" "+string(l.Device), weigh(in.From, 1, pairWeight), now); wait > 0 {
+		if wait := m.pairs.Take(payer(in.From)+" "+string(l.Device), weigh(in.From, 1, pairWeight), now); wait > 0 {
 			return limited(wait, "too many letters to one device")
 		}
 	}

@@ -95,7 +95,7 @@ func (e *Engine) putKeyPackages(tx Tx, now time.Time, in PutKeyPackages) (Output
 	case len(in.Packages) == 0 || len(in.Packages) > maxUpload:
 		return Output{}, Errorf(TooLarge, "one to %d key packages at once", maxUpload)
 	}
-	if wait := e.memory().uploads.take(string(in.Device), len(in.Packages), now); wait > 0 {
+	if wait := e.memory().uploads.Take(string(in.Device), len(in.Packages), now); wait > 0 {
 		return Output{}, limited(wait, "too many key packages")
 	}
 	rec, err := identity.ParseRecord(d.Record)

@@ -1,7 +1,6 @@
 package core
 
 import (
-	"container/list"
 	"math"
 	"strconv"
 	"strings"
@@ -117,16 +116,16 @@ func (e *Engine) decideDirect(tx Tx, now time.Time, in Input) (Output, error) {
 type directory struct {
 	nextDue int64 // nothing is due before; Unix seconds
 
-	arrivals meter // new devices, by their homeserver
-	uploads  meter // key packages, by device
-	claims   meter // users asked for, by requester
-	takes    meter // one-time packages, by requester and device
-	drains   meter // one-time packages, by device
-	letters  meter // by sender
-	pairs    meter // letters, by sender and device
-	userTry  meter // wrong join codes, by room and user
-	houseTry meter // wrong join codes, by room and homeserver
-	trees    meter // KiB of those that come with Welcomes, by sender
+	arrivals Meter // new devices, by their homeserver
+	uploads  Meter // key packages, by device
+	claims   Meter // users asked for, by requester
+	takes    Meter // one-time packages, by requester and device
+	drains   Meter // one-time packages, by device
+	letters  Meter // by sender
+	pairs    Meter // letters, by sender and device
+	userTry  Meter // wrong join codes, by room and user
+	houseTry Meter // wrong join codes, by room and homeserver
+	trees    Meter // KiB of those that come with Welcomes, by sender
 	leases   recent[turn]
 	lessees  recent[lessee]
 	crowds   recent[crowd]
@@ -138,16 +137,16 @@ func (e *Engine) memory() *directory {
 	d := &e.directory
 	if !d.prepared {
 		*d = directory{prepared: true,
-			arrivals: meter{Burst: 20_000, Every: 100 * time.Millisecond},
-			uploads:  meter{Burst: 3 * MaxKeyPackages, Every: 5 * time.Second},
-			claims:   meter{Burst: 16 * MaxClaim * userWeight, Every: 20 * time.Millisecond / userWeight},
-			takes:    meter{Burst: 20 * pairWeight, Every: 10 * time.Second / pairWeight},
-			drains:   meter{Burst: 60, Every: 10 * time.Second},
-			letters:  meter{Burst: 1000 * userWeight, Every: 100 * time.Millisecond / userWeight},
-			pairs:    meter{Burst: 100 * pairWeight, Every: 10 * time.Second / pairWeight},
-			userTry:  meter{Burst: 5, Every: time.Hour},
-			houseTry: meter{Burst: 100, Every: 10 * time.Minute},
-			trees:    meter{Burst: 4 * maxTree >> 10, Every: 10 * time.Millisecond},
+			arrivals: Meter{Burst: 20_000, Every: 100 * time.Millisecond},
+			uploads:  Meter{Burst: 3 * MaxKeyPackages, Every: 5 * time.Second},
+			claims:   Meter{Burst: 16 * MaxClaim * userWeight, Every: 20 * time.Millisecond / userWeight},
+			takes:    Meter{Burst: 20 * pairWeight, Every: 10 * time.Second / pairWeight},
+			drains:   Meter{Burst: 60, Every: 10 * time.Second},
+			letters:  Meter{Burst: 1000 * userWeight, Every: 100 * time.Millisecond / userWeight},
+			pairs:    Meter{Burst: 100 * pairWeight, Every: 10 * time.Second / pairWeight},
+			userTry:  Meter{Burst: 5, Every: time.Hour},
+			houseTry: Meter{Burst: 100, Every: 10 * time.Minute},
+			trees:    Meter{Burst: 4 * maxTree >> 10, Every: 10 * time.Millisecond},
 		}
 	}
 	return d
@@ -252,103 +251,6 @@ func weigh(by string, n, weight int) int {
 		return n * weight
 	}
 	return n
-}
-
-// maxRecent bounds how many keys a recent remembers: 5 MB of them.
-const maxRecent = 1 << 15
-
-// recent remembers the keys that were used last.
-type recent[V any] struct {
-	rows  map[string]*list.Element
-	order list.List // of *entry[V], the last used in front
-}
-
-type entry[V any] struct {
-	key   string
-	value V
-}
-
-// get returns what is remembered of key, which is zero if nothing is.
-func (m *recent[V]) get(key string) (v V) {
-	if el := m.rows[key]; el != nil {
-		v = el.Value.(*entry[V]).value
-	}
-	return v
-}
-
-// put remembers v; the key that was not put for longest makes room.
-func (m *recent[V]) put(key string, v V) {
-	if el := m.rows[key]; el != nil {
-		m.order.MoveToFront(el)
-		el.Value.(*entry[V]).value = v
-		return
-	}
-	if m.rows == nil {
-		m.rows = map[string]*list.Element{}
-	}
-	if len(m.rows) >= maxRecent {
-		delete(m.rows, m.order.Remove(m.order.Back()).(*entry[V]).key)
-	}
-	m.rows[key] = m.order.PushFront(&entry[V]{key, v})
-}
-
-// drop forgets key.
-func (m *recent[V]) drop(key string) {
-	if el := m.rows[key]; el != nil {
-		m.order.Remove(el)
-		delete(m.rows, key)
-	}
-}
-
-// A meter is a token bucket per key: Burst at once, then one Every so often. A key
-// is kept as the time at which its bucket is full again.
-type meter struct {
-	Burst int
-	Every time.Duration
-	full  recent[time.Time]
-}
-
-// take charges n to key, or says how long to wait and charges nothing.
-func (m *meter) take(key string, n int, now time.Time) (wait time.Duration) {
-	full := m.full.get(key)
-	if full.Before(now) {
-		full = now
-	}
-	then := full.Add(time.Duration(min(n, m.Burst)) * m.Every)
-	if wait = then.Sub(now) - time.Duration(m.Burst)*m.Every; wait > 0 {
-		return wait
-	}
-	m.full.put(key, then)
-	return 0
-}
-
-// give takes back what take charged.
-func (m *meter) give(key string, n int) {
-	m.full.put(key, m.full.get(key).Add(-time.Duration(min(n, m.Burst))*m.Every))
-}
-
-// A charge is so much to a key of a meter.
-type charge struct {
-	m   *meter
-	key string
-	n   int
-}
-
-// takeAll takes every charge, or none and says how long to wait.
-func takeAll(all []charge, now time.Time) time.Duration {
-	for i, c := range all {
-		if wait := c.m.take(c.key, c.n, now); wait > 0 {
-			giveBack(all[:i])
-			return wait
-		}
-	}
-	return 0
-}
-
-func giveBack(all []charge) {
-	for _, c := range all {
-		c.m.give(c.key, c.n)
-	}
 }
 
 // limited is the refusal of who has to wait.

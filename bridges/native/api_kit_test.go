@@ -48,7 +48,7 @@ func openAPI(t testing.TB, change func(*APIConfig)) *apiHouse {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.api.limits.strangers = newBuckets[netip.Addr](10_000, 10_000)
+	b.api.limits.strangers = newBuckets(10_000, 10_000)
 	db, err := store.Open(context.Background(), store.Options{URL: "sqlite:" + filepath.Join(t.TempDir(), "isthmus.db"), Homeserver: apiDomain})
 	if err != nil {
 		t.Fatal(err)

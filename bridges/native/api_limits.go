@@ -7,17 +7,13 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/isthmus-chat/isthmus/core"
 )
 
-// Bounds of what the limits remember, and of what a stranger may ask.
+// Bounds of what a stranger may ask.
 const (
-	maxBuckets      = 16384 // sessions or addresses; the idle go first
-	strangerRate    = 2     // requests without a session each second from one address: a login takes two
+	strangerRate    = 2 // requests without a session each second from one address: a login takes two
 	strangerBurst   = 60
-	bucketKeep      = time.Minute
 	ipv6PrefixBits  = 64 // what one customer has
 	maxForwardedFor = 16 // hops that are looked at
 	roomsPerRequest = 64 // that are looked up for the price of a request
@@ -26,36 +22,36 @@ const (
 // limits holds everybody to their share: sessions by token, strangers by address.
 type limits struct {
 	cfg       *APIConfig
-	sessions  *buckets[[32]byte]
-	messages  *buckets[[32]byte]
-	strangers *buckets[netip.Addr]
+	sessions  *buckets
+	messages  *buckets
+	strangers *buckets
 }
 
 func newLimits(cfg *APIConfig) limits {
 	return limits{cfg: cfg,
-		sessions:  newBuckets[[32]byte](cfg.Requests, cfg.Requests*maxBurst),
-		messages:  newBuckets[[32]byte](cfg.Messages, max(cfg.Messages*maxBurst, MaxSend)),
-		strangers: newBuckets[netip.Addr](strangerRate, strangerBurst)}
+		sessions:  newBuckets(cfg.Requests, cfg.Requests*maxBurst),
+		messages:  newBuckets(cfg.Messages, max(cfg.Messages*maxBurst, MaxSend)),
+		strangers: newBuckets(strangerRate, strangerBurst)}
 }
 
 // request counts one request of a session.
 func (l *limits) request(s *core.Session, now time.Time) error {
-	return l.sessions.take(s.Hash, 1, now)
+	return l.sessions.take(string(s.Hash[:]), 1, now)
 }
 
 // rooms counts n rooms that a request has looked up.
 func (l *limits) rooms(s *core.Session, n int, now time.Time) error {
-	return l.sessions.take(s.Hash, min(n/roomsPerRequest, l.sessions.burst/2), now)
+	return l.sessions.take(string(s.Hash[:]), min(n/roomsPerRequest, l.sessions.meter.Burst/2), now)
 }
 
 // send counts n messages of a session.
 func (l *limits) send(s *core.Session, n int, now time.Time) error {
-	return l.messages.take(s.Hash, n, now)
+	return l.messages.take(string(s.Hash[:]), n, now)
 }
 
 // stranger counts one request from an address that nobody stands behind.
 func (l *limits) stranger(from netip.Addr, now time.Time) error {
-	return l.strangers.take(customer(from), 1, now)
+	return l.strangers.take(customer(from).String(), 1, now)
 }
 
 // customer is an address as far as one who has it has no others.
@@ -95,62 +91,22 @@ func (l *limits) proxy(a netip.Addr) bool {
 	return false
 }
 
-// buckets are token buckets by key.
-type buckets[K comparable] struct {
-	rate  rate.Limit
-	burst int
-
+// buckets are a Meter for many at a time.
+type buckets struct {
 	mu    sync.Mutex
-	by    map[K]*bucket
-	swept time.Time
+	meter core.Meter
 }
 
-type bucket struct {
-	*rate.Limiter
-	used time.Time
+func newBuckets(perSecond, burst int) *buckets {
+	return &buckets{meter: core.Meter{Burst: burst, Every: time.Second / time.Duration(perSecond)}}
 }
 
-func newBuckets[K comparable](perSecond, burst int) *buckets[K] {
-	return &buckets[K]{rate: rate.Limit(perSecond), burst: burst, by: map[K]*bucket{}}
-}
-
-// take takes n tokens of k, or answers Limited with the time until they are there.
-func (b *buckets[K]) take(k K, n int, now time.Time) error {
+// take takes n tokens of key, or answers Limited with the time until they are there.
+func (b *buckets) take(key string, n int, now time.Time) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	l := b.by[k]
-	if l == nil {
-		b.sweep(now)
-		l = &bucket{Limiter: rate.NewLimiter(b.rate, b.burst)}
-		b.by[k] = l
-	}
-	l.used = now
-	res := l.ReserveN(now, n)
-	if !res.OK() {
-		return core.Errorf(core.TooLarge, "more at once than %d", b.burst)
-	}
-	if wait := res.DelayFrom(now); wait > 0 {
-		res.CancelAt(now)
+	if wait := b.meter.Take(key, n, now); wait > 0 {
 		return &core.Error{Code: core.Limited, Text: "too much at once", RetryAfter: wait}
 	}
 	return nil
-}
-
-// sweep forgets buckets that are full again, and any if there are too many still.
-func (b *buckets[K]) sweep(now time.Time) {
-	if len(b.by) < maxBuckets/2 || len(b.by) < maxBuckets && now.Sub(b.swept) < bucketKeep {
-		return
-	}
-	b.swept = now
-	for k, l := range b.by {
-		if now.Sub(l.used) > bucketKeep {
-			delete(b.by, k)
-		}
-	}
-	for k := range b.by { // any will do; many at once, so that this is rare
-		if len(b.by) < maxBuckets/4*3 {
-			break
-		}
-		delete(b.by, k)
-	}
 }

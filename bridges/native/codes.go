@@ -25,13 +25,13 @@ const (
 // that who guesses takes one processor and 19 MiB at most, and nobody waits for it
 // who has no code.
 type codes struct {
-	asked *buckets[string]
+	asked *buckets
 	turn  chan struct{}
 	now   func() time.Time
 }
 
 func newCodes(now func() time.Time) *codes {
-	return &codes{asked: newBuckets[string](codeRate, codeBurst), turn: make(chan struct{}, 1), now: now}
+	return &codes{asked: newBuckets(codeRate, codeBurst), turn: make(chan struct{}, 1), now: now}
 }
 
 // hash is how a join code is kept (PROTOCOL §9), as who asks pays for it. The salt is
