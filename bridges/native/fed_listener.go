@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,19 +21,24 @@ const (
 // newListener is l with TLS and these bounds, so that who has no certificate, and asks
 // for nothing, does not hold all connections.
 func newListener(l net.Listener, c *tls.Config) net.Listener {
-	return &named{netutil.LimitListener(newGate(l), maxConns), c, namelessTime}
+	return &named{netutil.LimitListener(LimitAddresses(l, maxFrom, nil), maxConns), c, namelessTime}
 }
 
-// A gate lets in so many connections of one address. Those of the operator's own
-// network are not counted: a proxy may stand there for everybody.
+// LimitAddresses is l with at most so many connections of one address at a time; further
+// ones are closed at once. Those of the operator's own network, and of proxies, are not
+// counted: they may stand for everybody.
+func LimitAddresses(l net.Listener, most int, proxies []netip.Prefix) net.Listener {
+	return &gate{Listener: l, most: most, proxies: proxies, from: map[netip.Addr]int{}}
+}
+
 type gate struct {
 	net.Listener
+	most    int
+	proxies []netip.Prefix
 
 	mu   sync.Mutex
 	from map[netip.Addr]int
 }
-
-func newGate(l net.Listener) *gate { return &gate{Listener: l, from: map[netip.Addr]int{}} }
 
 func (g *gate) Accept() (net.Conn, error) {
 	for {
@@ -52,12 +58,13 @@ func (g *gate) Accept() (net.Conn, error) {
 func (g *gate) enter(remote net.Addr) (leave func(), ok bool) {
 	at, err := netip.ParseAddrPort(remote.String())
 	from := customer(at.Addr())
-	if err != nil || from.IsLoopback() || from.IsPrivate() {
+	proxy := func(p netip.Prefix) bool { return p.Contains(at.Addr().Unmap().WithZone("")) }
+	if err != nil || from.IsLoopback() || from.IsPrivate() || slices.ContainsFunc(g.proxies, proxy) {
 		return func() {}, true
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.from[from] >= maxFrom {
+	if g.from[from] >= g.most {
 		return nil, false
 	}
 	g.from[from]++

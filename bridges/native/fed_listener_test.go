@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"testing"
@@ -46,13 +47,14 @@ func TestGateCountsAddresses(t *testing.T) {
 		"IPv4 in IPv6":   {"[::ffff:192.0.2.1]:1", maxFrom},
 		"this machine":   {"127.0.0.1:1", 100},
 		"a private host": {"10.1.2.3:1", 100},
+		"a proxy":        {"203.0.113.4:1", 100},
 	} {
 		k := &knocks{}
 		for i := range 100 {
 			k.from = append(k.from, strings.ReplaceAll(c.from, "%d", strconv.Itoa(i)))
 		}
 		k.from = append(k.from, "198.51.100.7:1")
-		g := newGate(k)
+		g := LimitAddresses(k, maxFrom, []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}).(*gate)
 		var in []net.Conn
 		for {
 			a, err := g.Accept()

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/isthmus-chat/isthmus/bridges"
+	"github.com/isthmus-chat/isthmus/bridges/native"
 	"github.com/isthmus-chat/isthmus/core"
 )
 
@@ -50,6 +52,8 @@ func (h *house) serveHTTP(ctx context.Context, l net.Listener, handler http.Hand
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(h.log.Handler(), slog.LevelDebug), // broken clients are no news
 	}
+	// Who opens connections and says nothing leaves room for others.
+	l = native.LimitAddresses(l, max(cfg.MaxConnections/4, 1), slices.Concat(prefixes(h.cfg.API.Forwarded), prefixes(h.cfg.IRC.Forwarded)))
 	return serveUntil(ctx, s, netutil.LimitListener(l, cfg.MaxConnections), time.Duration(h.cfg.StopTimeout))
 }
 
