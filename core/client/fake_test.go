@@ -42,6 +42,7 @@ type world struct {
 	forge   func(ev *wire.Event)        // changes what devices are shown
 	lend    func(s *wire.GroupState)    // and what they enter by
 	signs   func(of []string) []string  // who signs a commit of those who decide
+	lacks   uint64                      // certificates up to that epoch cannot be had
 	hide    core.RoomID                 // who syncs is told not to be in it
 	perSync int
 }
@@ -520,7 +521,7 @@ func (l *link) Tree(_ context.Context, id core.RoomID, epoch uint64) (wire.Tree,
 
 func (l *link) Certificates(_ context.Context, id core.RoomID, epoch uint64) (wire.Certificates, error) {
 	return request(l, func(*fakeDevice, core.DeviceURI) (wire.Certificates, error) {
-		if r := l.w.rooms[id]; r != nil && epoch <= uint64(len(r.certs)) {
+		if r := l.w.rooms[id]; r != nil && epoch <= uint64(len(r.certs)) && epoch > l.w.lacks {
 			return wire.Certificates{Epoch: epoch, Certificates: r.certs[:epoch]}, nil
 		}
 		return wire.Certificates{}, core.Errorf(core.Unavailable, "not certified yet")

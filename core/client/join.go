@@ -25,7 +25,8 @@ const (
 	enterLatest = time.Hour
 	maxPages    = 20 // of history, to find where an epoch begins
 	pageEvents  = 100
-	soonTries   = 8 // for a lease that is to be had in a moment
+	soonTries   = 8               // for a lease that is to be had in a moment
+	proofGrace  = 2 * time.Minute // for the certificate of the own commit: a homeserver that came late may never have it
 )
 
 // joining is a group that the homeserver has not accepted yet: of a room that is
@@ -33,11 +34,12 @@ const (
 type joining struct {
 	Handshake *wire.Handshake  `cbor:"1,keyasint,omitempty"`
 	Create    *wire.CreateRoom `cbor:"2,keyasint,omitempty"`
+	Since     int64            `cbor:"3,keyasint,omitempty"` // ms
 }
 
 // keepJoining writes the group down before anybody hears of it.
 func (c *Client) keepJoining(r *room, g *group.Group, j joining) {
-	r.Joining, r.JoinID = true, nil
+	r.Joining, r.JoinID, j.Since = true, nil, c.now()
 	if j.Handshake != nil {
 		hash := sha256.Sum256(j.Handshake.Message)
 		r.JoinID = hash[:]

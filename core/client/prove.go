@@ -245,7 +245,7 @@ func (c *Client) admitted(ctx context.Context, id core.RoomID, seq uint64) error
 		if r == nil || !r.Joining {
 			return nil // an event said so before
 		}
-		g, _, err := c.loadJoining(ctx, r)
+		g, j, err := c.loadJoining(ctx, r)
 		if err != nil {
 			return err
 		}
@@ -262,7 +262,10 @@ func (c *Client) admitted(ctx context.Context, id core.RoomID, seq uint64) error
 		if code := core.CodeOf(err); err != nil && !core.Temporary(err) && code != core.NotFound {
 			return err
 		}
-		last = cmp.Or(err, core.Errorf(core.Unavailable, "no certificate"))
+		if last = cmp.Or(err, core.Errorf(core.Unavailable, "no certificate")); c.now()-j.Since > proofGrace.Milliseconds() {
+			c.dropJoining(r) // and enters anew
+			break
+		}
 	}
 	return core.Errorf(core.Unavailable, "the room's homeservers have not signed yet that this device came in: %w", last)
 }

@@ -101,6 +101,31 @@ func TestFirstEntry(t *testing.T) {
 	}
 }
 
+// Where the certificate of a device's own commit cannot be had, the device is not in the
+// room, and enters anew in the end.
+func TestEntryWithoutCertificate(t *testing.T) {
+	w := newWorld(t, 46)
+	alice, bob := w.phone(user("alice"), nil), w.phone(user("bob"), nil)
+	room := alice.create("tea", policy.OpenJoin())
+	w.lacks = 1
+	if err := bob.Join(ctx, room, ""); core.CodeOf(err) != core.Unavailable || err == nil {
+		t.Fatalf("bob is in: %v", err)
+	}
+	if _, err := bob.Send(ctx, room, "", []byte("hello")); err == nil {
+		t.Errorf("bob speaks in a room that he is not in: %v", err)
+	}
+	w.clock = w.clock.Add(proofGrace)
+	if err := bob.Tend(ctx); core.CodeOf(err) != core.Unavailable || err == nil {
+		t.Fatalf("bob is in: %v", err)
+	}
+	w.clock = w.clock.Add(enterLatest)
+	bob.must(bob.Tend(ctx))
+	agree(room, alice, bob)
+	if alice.sync(); len(alice.saw(MemberIn)) != 1 {
+		t.Errorf("alice saw %+v", alice.seen)
+	}
+}
+
 // A device that was away while others came to decide follows the certificates of the
 // commits that said so, and takes nobody's word for it.
 func TestOthersDecide(t *testing.T) {
