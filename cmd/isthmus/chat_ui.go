@@ -87,6 +87,7 @@ type (
 	// uiDone is what an action came to. typed is put back in its room if it failed.
 	uiDone struct {
 		said, typed string
+		bad         bool        // what is said is no success
 		room        core.RoomID // where it was done
 		open        core.RoomID // to be opened
 		err         error
@@ -475,7 +476,10 @@ func (u *chatUI) takeDone(m uiDone) tea.Cmd {
 		}
 		return nil
 	}
-	if m.said != "" {
+	switch {
+	case m.bad:
+		u.warn(m.said)
+	case m.said != "":
 		u.say("%s", m.said)
 	}
 	switch {

@@ -135,7 +135,7 @@ func (u *chatUI) create(q chatCreate, said string) tea.Cmd {
 		if len(r.Claims) > 0 {
 			said += " " + invitedText(r.Claims, chat.Self().User.Domain())
 		}
-		return uiDone{said: said, open: r.Room, err: err}
+		return uiDone{said: said, bad: allReached(r.Claims) != nil, open: r.Room, err: err}
 	})
 }
 
@@ -202,7 +202,7 @@ func (u *chatUI) cmdInvite(args []string) tea.Cmd {
 	chat, room := u.chat, u.open
 	return u.act(func(ctx context.Context) tea.Msg {
 		claims, err := chat.Invite(ctx, room, users)
-		return uiDone{said: invitedText(claims, u.home), room: room, err: err}
+		return uiDone{said: invitedText(claims, u.home), bad: allReached(claims) != nil, room: room, err: err}
 	})
 }
 

@@ -20,6 +20,7 @@ const (
 	uiBroad    = 52 // a narrower room is said to be encrypted in fewer words
 	uiMessage  = 60 // lines of one message, about; what is longer is cut
 	uiFrame    = 7  // lines that are not history: title, two of the room, note, rule, compose, keys
+	uiTight    = 16 // lines of a screen on which a panel has the place of the room's header too
 	uiNoteMost = 4  // lines of the note, if the history can do without them
 )
 
@@ -67,7 +68,10 @@ func (u *chatUI) View() string {
 	note := u.noteLines(w)
 	rows := h - uiFrame + 3 - len(note)
 	left := u.listLines(w, rows)
-	right := append(u.roomHeader(u.rightWidth(w)), u.middle(u.rightWidth(w))...)
+	right := u.middle(u.rightWidth(w))
+	if !u.tight() {
+		right = append(u.roomHeader(u.rightWidth(w)), right...)
+	}
 	for i := range rows {
 		if left == nil {
 			lines = append(lines, fit(lineAt(right, i), w))
@@ -97,6 +101,8 @@ func fit(s string, w int) string {
 // without it: what stands there is often copied with the mouse.
 func (u *chatUI) listed(w int) bool { return w >= uiMinList && u.panel == nil }
 
+func (u *chatUI) tight() bool { return u.panel != nil && u.height < uiTight }
+
 func (u *chatUI) rightWidth(w int) int {
 	if !u.listed(w) {
 		return w
@@ -106,6 +112,9 @@ func (u *chatUI) rightWidth(w int) int {
 
 func (u *chatUI) historyHeight() int {
 	h := max(u.height, uiFrame+1)
+	if u.tight() {
+		h += 2
+	}
 	return max(h-uiFrame+1-len(u.noteLines(max(u.width, uiMinWidth))), 1)
 }
 func (u *chatUI) page() int { return max(u.historyHeight()-1, 1) }
