@@ -51,17 +51,14 @@ type Control struct {
 // Text of a control message is bounded like an IRC line, with room for UTF-8.
 const MaxControlText = 2048
 
-var controlEnc, controlDec = func() (cbor.EncMode, cbor.DecMode) {
-	em, err := cbor.CoreDetEncOptions().EncMode()
+var controlDec = StrictCBOR(4, 32, 32)
+
+var controlEnc = func() cbor.EncMode {
+	m, err := cbor.CoreDetEncOptions().EncMode()
 	if err != nil {
-		panic(err)
+		panic(err) // constants
 	}
-	dm, err := cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, MaxNestedLevels: 4, MaxMapPairs: 32,
-		MaxArrayElements: 32, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden}.DecMode()
-	if err != nil {
-		panic(err)
-	}
-	return em, dm
+	return m
 }()
 
 // Body returns c as the body of a control message by somebody shown as name.

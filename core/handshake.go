@@ -115,15 +115,20 @@ func ParseHandshake(b []byte) (*Handshake, error) {
 	return h, nil
 }
 
-// strictCBOR bounds what a peer may make the decoder build.
-var strictCBOR = func() cbor.DecMode {
-	m, err := cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden,
-		MaxNestedLevels: 8, MaxArrayElements: 1 << 16, MaxMapPairs: 1 << 10}.DecMode()
+// StrictCBOR decodes what others wrote, and bounds what they make it build: so many
+// levels, items of a list and pairs of a map; no key twice, no tags, no indefinite
+// lengths. Bounds are constants: it panics if the library does not have such.
+func StrictCBOR(levels, items, pairs int) cbor.DecMode {
+	m, err := cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
+		MaxNestedLevels: levels, MaxArrayElements: items, MaxMapPairs: pairs}.DecMode()
 	if err != nil {
-		panic(err) // constants
+		panic(err)
 	}
 	return m
-}()
+}
+
+// strictCBOR is for what a peer wrote.
+var strictCBOR = StrictCBOR(8, 1<<16, 1<<10)
 
 // A HandshakeID names a handshake, see Handshake.ID.
 type HandshakeID [32]byte

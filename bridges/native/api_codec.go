@@ -39,14 +39,7 @@ var (
 		}
 		return m
 	}()
-	cborIn = func() cbor.DecMode {
-		m, err := cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden,
-			MaxNestedLevels: maxDepth, MaxArrayElements: maxItems, MaxMapPairs: maxItems}.DecMode()
-		if err != nil {
-			panic(err) // constants
-		}
-		return m
-	}()
+	cborIn = core.StrictCBOR(maxDepth, maxItems, maxItems)
 )
 
 // decode reads a body into v: CBOR if the request says so, else JSON. An empty

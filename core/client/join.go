@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/cloudflare/circl/hpke"
-	"github.com/fxamacker/cbor/v2"
 
 	"github.com/isthmus-chat/isthmus/core"
 	"github.com/isthmus-chat/isthmus/core/policy"
@@ -419,14 +418,7 @@ func (c *Client) lease(ctx context.Context, id core.RoomID, code string) (s wire
 var letterSuite = hpke.NewSuite(inboxKEM, hpke.KDF_HKDF_SHA256, hpke.AEAD_AES128GCM)
 
 // stateCBOR bounds what a homeserver or a stranger may make the decoder build.
-var stateCBOR = func() cbor.DecMode {
-	m, err := cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden,
-		MaxNestedLevels: 6, MaxArrayElements: mls.MaxPending, MaxMapPairs: 64}.DecMode()
-	if err != nil {
-		panic(err) // constants
-	}
-	return m
-}()
+var stateCBOR = core.StrictCBOR(6, mls.MaxPending, 64)
 
 // meetTree learns whose the leaves of a tree are.
 func (c *Client) meetTree(ctx context.Context, suite mls.Suite, b []byte) error {

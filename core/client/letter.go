@@ -7,8 +7,6 @@ import (
 	"math/bits"
 	"slices"
 
-	"github.com/fxamacker/cbor/v2"
-
 	"github.com/isthmus-chat/isthmus/core"
 	"github.com/isthmus-chat/isthmus/core/identity"
 	"github.com/isthmus-chat/isthmus/core/wire"
@@ -281,14 +279,7 @@ func (c *Client) unsealed(ctx context.Context, l *heldLetter) error {
 }
 
 // letterCBOR bounds what a stranger may make the decoder build.
-var letterCBOR = func() cbor.DecMode {
-	m, err := cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden,
-		MaxNestedLevels: 4, MaxArrayElements: 16, MaxMapPairs: 32}.DecMode()
-	if err != nil {
-		panic(err) // constants
-	}
-	return m
-}()
+var letterCBOR = core.StrictCBOR(4, 16, 32)
 
 // openLetter decrypts a letter and reads it; who signed it is not looked at.
 func openLetter(inbox []byte, self core.DeviceURI, sealed wire.SealedLetter) (s signedLetter, l Letter, err error) {

@@ -28,14 +28,7 @@ const (
 var strayRate = Rate{PerSecond: 5, Burst: 50}
 
 // strict bounds what a peer may make the decoder build.
-var strict = func() cbor.DecMode {
-	d, err := cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden,
-		MaxNestedLevels: 8, MaxArrayElements: 1 << 13, MaxMapPairs: 16}.DecMode()
-	if err != nil {
-		panic(err) // constants
-	}
-	return d
-}()
+var strict = core.StrictCBOR(8, 1<<13, 16)
 
 // receive takes what another homeserver's agreement says. What no honest one says
 // is passed over; only a failure of ours is an error.
