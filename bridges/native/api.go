@@ -114,11 +114,6 @@ func newAPI(cfg *Config, p peers, codes *codes) *api {
 
 func (a *api) start(ctx context.Context, gw bridges.Gateway) { a.running.Store(&running{ctx, gw}) }
 
-func (a *api) publish(b bridges.Batch) {
-	a.offers.publish(b.Decisions)
-	a.hub.publish(b)
-}
-
 func (a *api) signal(s core.Signal) { a.hub.signal(s) }
 
 // ready reports whether requests are answered: from start until its context ends.

@@ -192,7 +192,7 @@ func (f *federation) publish(b bridges.Batch) {
 	}
 	for _, s := range b.Sends {
 		if p := f.peerOf(s.To); p != nil {
-			p.agree.put(s.Message)
+			p.agree.put(s.Message, len(b.Decisions) > 0)
 		}
 	}
 	for _, domain := range b.Missing {

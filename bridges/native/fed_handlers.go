@@ -52,7 +52,7 @@ func (f *federation) takeRaft(ctx context.Context, from string, in *wire.Raft) (
 	if n < len(out.Replies) {
 		if p, err := f.peer(from); err == nil {
 			for _, m := range out.Replies[n:] {
-				p.agree.put(m)
+				p.agree.put(m, false)
 			}
 		}
 	}

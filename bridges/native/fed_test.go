@@ -216,14 +216,14 @@ func TestFederationAgreementDropsTheOldest(t *testing.T) {
 	p := &peer{f: &federation{metrics: newFedMetrics(nil)}, domain: "b.example"}
 	a := newAgreement(p)
 	for i := range maxAgree + 10 {
-		a.put(core.PeerMessage{Body: []byte{byte(i), byte(i >> 8)}})
+		a.put(core.PeerMessage{Body: []byte{byte(i), byte(i >> 8)}}, i%2 == 0)
 	}
 	ms := a.take()
 	if len(ms) != maxAgree || ms[0].Body[0] != 10 || a.octets != 0 {
 		t.Errorf("%d messages, the first is %d, %d octets are left", len(ms), ms[0].Body[0], a.octets)
 	}
-	a.put(core.PeerMessage{Body: make([]byte, maxAgreeBytes-10)})
-	a.put(core.PeerMessage{Body: make([]byte, 20)})
+	a.put(core.PeerMessage{Body: make([]byte, maxAgreeBytes-10)}, false)
+	a.put(core.PeerMessage{Body: make([]byte, 20)}, false)
 	if ms := a.take(); len(ms) != 1 || len(ms[0].Body) != 20 {
 		t.Errorf("%d messages after octets ran out", len(ms))
 	}

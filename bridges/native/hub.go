@@ -143,14 +143,25 @@ func remove[K comparable](m map[K]map[*waiter]bool, k K, w *waiter) {
 	}
 }
 
+// changed forgets what a batch makes untrue. That is before anybody is answered, so
+// that who asks again is not told what was remembered before.
+func (h *hub) changed(b bridges.Batch) {
+	for i := range b.Events {
+		e := &b.Events[i]
+		s, sealed := e.Body.(core.Sealed)
+		h.recent.changed(e.Room, e.Control != nil || sealed && s.Handshake())
+	}
+	for i := range b.Rooms {
+		h.recent.changed(b.Rooms[i].ID, true)
+	}
+}
+
 // publish marks what a batch brings. It never waits for a reader.
 func (h *hub) publish(b bridges.Batch) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for i := range b.Events {
 		e := &b.Events[i]
-		s, sealed := e.Body.(core.Sealed)
-		h.recent.changed(e.Room, e.Control != nil || sealed && s.Handshake())
 		if e.Control != nil {
 			h.relist(e.Sender)
 			h.relist(e.Control.User)
@@ -162,7 +173,6 @@ func (h *hub) publish(b bridges.Batch) {
 		h.mark(c.Room)
 	}
 	for i := range b.Rooms {
-		h.recent.changed(b.Rooms[i].ID, true)
 		h.mark(b.Rooms[i].ID)
 		h.arrived(b.Rooms[i].ID)
 	}

@@ -116,10 +116,13 @@ func (b *Bridge) Deliver(context.Context, core.Delivery) (core.Report, error) {
 	return core.Report{}, core.Errorf(core.Unsupported, "rooms are not linked to devices and homeservers: those take part")
 }
 
-// Publish implements bridges.Live.
+// Publish implements bridges.Live. Who waits for a decision is told first: of what is
+// made ready to run here the first runs first.
 func (b *Bridge) Publish(batch bridges.Batch) {
+	b.api.hub.changed(batch)
+	b.api.offers.publish(batch.Decisions)
 	b.fed.publish(batch)
-	b.api.publish(batch)
+	b.api.hub.publish(batch)
 }
 
 // Signal implements bridges.Live.

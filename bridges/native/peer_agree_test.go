@@ -139,3 +139,32 @@ func TestAnswered(t *testing.T) {
 		t.Errorf("%+v", out)
 	}
 }
+
+// What follows a decision leaves a moment later, in its order, once, and with whatever
+// is in a hurry.
+func TestAgreementLater(t *testing.T) {
+	p := &peer{f: &federation{metrics: newFedMetrics(nil)}, domain: "b.example"}
+	a := newAgreement(p)
+	say := func(n byte, later bool) { a.put(core.PeerMessage{Body: []byte{n}}, later) }
+	settled := func() {
+		until(t, "the moment to pass", func() bool { a.mu.Lock(); defer a.mu.Unlock(); return !a.due && len(a.wake) == 1 })
+		<-a.wake
+	}
+	for n := range byte(3) {
+		say(n, true)
+	}
+	settled()
+	if ms := a.take(); len(ms) != 3 || ms[0].Body[0] != 0 || ms[2].Body[0] != 2 {
+		t.Errorf("%v", ms)
+	}
+	say(3, true)
+	say(4, false)
+	if ms := a.take(); len(a.wake) != 1 || len(ms) != 2 || ms[0].Body[0] != 3 {
+		t.Errorf("%v", ms)
+	}
+	settled()
+	say(5, false)
+	if ms := a.take(); len(a.wake) != 1 || len(ms) != 1 || a.due {
+		t.Errorf("%v", ms)
+	}
+}

@@ -593,7 +593,7 @@ func TestRecent(t *testing.T) {
 		t.Error("a page is given to who wants less")
 	}
 	before := m.clock.Load()
-	hub.publish(bridges.Batch{Events: []core.Event{{Envelope: core.Envelope{Room: "c"}, Control: &core.Control{Op: core.OpLeave}}}})
+	hub.changed(bridges.Batch{Events: []core.Event{{Envelope: core.Envelope{Room: "c"}, Control: &core.Control{Op: core.OpLeave}}}})
 	_, known := m.presence("c", "x")
 	if _, ok := m.page("c", 3, 2); ok || known {
 		t.Error("what changed is remembered")
