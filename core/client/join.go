@@ -315,7 +315,7 @@ func (c *Client) makeExternal(ctx context.Context, id core.RoomID, code string) 
 	if err := c.notOlder(ctx, id, &m.GroupInfo.Context); err != nil {
 		return err
 	}
-	if _, err := c.prove(ctx, id, state.Certificates, &m.GroupInfo.Context); err != nil {
+	if err := c.prove(ctx, id, state.Certificates, &m.GroupInfo.Context); err != nil {
 		return c.unproven(id, "the state of the room that the homeserver shows", err)
 	}
 	p, err := stateOf(m.GroupInfo.Context.Extensions)

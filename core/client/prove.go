@@ -24,45 +24,45 @@ const (
 )
 
 // prove says why it is not proven that a room's homeservers agreed on a state that one
-// of them shows, and returns who signed it. A device that was in the room begins with
-// who decided as far as it knows, and follows the certificates from there. One that
-// comes for the first time knows nobody: it demands those whom the state names once
-// they have signed its own commit, see admitted.
-func (c *Client) prove(ctx context.Context, id core.RoomID, encoded [][]byte, shown *mls.GroupContext) ([]string, error) {
+// of them shows. A device that was in the room begins with who decided as far as it
+// knows, and follows the certificates from there; what it has seen itself needs none.
+// One that comes for the first time knows nobody: it demands those whom the state names
+// once they have signed its own commit, see admitted.
+func (c *Client) prove(ctx context.Context, id core.RoomID, encoded [][]byte, shown *mls.GroupContext) error {
 	p, err := stateOf(shown.Extensions)
 	if err != nil {
-		return nil, err
+		return err
+	}
+	by, from, err := c.ground(ctx, id)
+	if err != nil {
+		return err
+	}
+	if own := c.rooms[id]; by != nil && shown.Epoch <= from {
+		if own == nil || own.g == nil || !bytes.Equal(own.g.Public().ContextBytes(), shown.AppendTo(nil)) {
+			return core.Errorf(core.Denied, "this device has seen a newer state of the room")
+		}
+		return nil
 	}
 	who := p.Authority()
 	if shown.Epoch == 0 {
 		if d := who.Domains; len(d) != 1 || d[0] != id.Domain() {
-			return nil, core.Errorf(core.Denied, "a room begins at the homeserver that it is named after")
+			return core.Errorf(core.Denied, "a room begins at the homeserver that it is named after")
 		}
-		return who.Domains, nil
+		return nil
 	}
 	certs, err := parseChain(encoded)
 	if err != nil {
-		return nil, core.Errorf(core.Denied, "%w", err)
+		return core.Errorf(core.Denied, "%w", err)
 	}
 	last := certs[len(certs)-1]
 	if err := cmp.Or(names(last.Facts(), id, nil, shown), decides(last.Facts(), who)); err != nil {
-		return nil, core.Errorf(core.Denied, "%w", err)
-	}
-	by, from, err := c.ground(ctx, id)
-	if err != nil {
-		return nil, err
+		return core.Errorf(core.Denied, "%w", err)
 	}
 	if by == nil {
 		if len(last.Domains()) > policy.MaxAuthority {
-			return nil, core.Errorf(core.Denied, "more homeservers have signed than may decide")
+			return core.Errorf(core.Denied, "more homeservers have signed than may decide")
 		}
-		return last.Domains(), c.signedBy(ctx, last, policy.Authority{Domains: last.Domains()})
-	}
-	if own := c.rooms[id]; shown.Epoch <= from {
-		if own == nil || own.g == nil || !bytes.Equal(own.g.Public().ContextBytes(), shown.AppendTo(nil)) {
-			return nil, core.Errorf(core.Denied, "this device has seen a newer state of the room")
-		}
-		return last.Domains(), nil
+		return c.signedBy(ctx, last, policy.Authority{Domains: last.Domains()})
 	}
 	for _, cert := range certs[:len(certs)-1] {
 		f := cert.Facts()
@@ -72,10 +72,10 @@ func (c *Client) prove(ctx context.Context, id core.RoomID, encoded [][]byte, sh
 		if err = c.signedBy(ctx, cert, *by); err == nil {
 			by, from = &policy.Authority{Domains: f.Voters, Rule: policy.Rule(f.Rule)}, f.Epoch
 		} else if core.Temporary(err) {
-			return nil, err
+			return err
 		}
 	}
-	return last.Domains(), c.signedBy(ctx, last, *by)
+	return c.signedBy(ctx, last, *by)
 }
 
 // sameRoom demands proof of a Welcome to a room whose group is set aside.
@@ -89,7 +89,7 @@ func (c *Client) sameRoom(ctx context.Context, id core.RoomID, shown *mls.GroupC
 	if err != nil {
 		return err
 	}
-	if _, err = c.prove(ctx, id, a.Certificates, shown); err != nil {
+	if err = c.prove(ctx, id, a.Certificates, shown); err != nil {
 		err = c.unproven(id, "a Welcome to the room", err)
 	}
 	return err
@@ -144,8 +144,8 @@ func (c *Client) signedBy(ctx context.Context, cert *epoch.Certificate, by polic
 			if err != nil && core.Temporary(err) {
 				away = err
 			}
-			if ctx.Err() != nil || !c.loaded {
-				return err
+			if ctx.Err() != nil || !c.loaded { // it was not looked at
+				return core.Errorf(core.Unavailable, "interrupted before a certificate was looked at")
 			}
 		}
 		if err = c.signed(cert, by, c.cfg.Now().Unix()); err == nil {

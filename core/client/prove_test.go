@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -157,4 +158,43 @@ func approvalOf(t *testing.T, certificate []byte) epoch.Approval {
 	a := cert.Facts()
 	a.Tree = bytes.Repeat([]byte{1}, 32)
 	return a
+}
+
+// Who knows the room at an epoch takes none of before for it, nor one that begins anew:
+// a homeserver after which the room is named cannot say that nothing has happened yet.
+func TestNotTheBeginning(t *testing.T) {
+	w := newWorld(t, 47)
+	alice, bob := w.phone(user("alice"), nil), w.phone(user("bob"), nil)
+	room := alice.create("tea")
+	alice.invite(room, user("bob"))
+	agree(room, alice, bob)
+	bob.mu.Lock()
+	defer bob.mu.Unlock()
+	r, err := bob.Client.group(ctx, room)
+	bob.must(err)
+	shown := *r.g.Public().Context()
+	bob.must(bob.prove(ctx, room, nil, &shown)) // its own state needs no certificate
+	if shown.Epoch = 0; bob.prove(ctx, room, nil, &shown) == nil {
+		t.Fatal("bob takes an empty room for the one that it knows")
+	}
+}
+
+// A certificate that nobody had the time to verify proves nothing.
+func TestInterruptedProof(t *testing.T) {
+	w := newWorld(t, 48)
+	alice, bob := w.phone(user("alice"), nil), w.phone(user("bob"), nil)
+	room := alice.create("tea")
+	alice.invite(room, user("bob"))
+	agree(room, alice, bob)
+	cert, err := epoch.ParseCertificate(w.certify([]string{"a.example"}, epoch.Approval{Room: room, Epoch: 9, Commit: make([]byte, 32)}))
+	bob.must(err)
+	over, cancel := context.WithCancel(ctx)
+	cancel()
+	bob.mu.Lock()
+	defer bob.mu.Unlock()
+	by := policy.Authority{Domains: []string{"a.example"}}
+	bob.must(bob.signedBy(ctx, cert, by)) // the keys are pinned now
+	if err := bob.signedBy(over, cert, by); !core.Temporary(err) || err == nil {
+		t.Fatalf("interrupted, and taken: %v", err)
+	}
 }
