@@ -2,6 +2,7 @@ package store
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -535,10 +536,13 @@ func TestWALIsReused(t *testing.T) {
 	}
 	b := &bed{t: t, DB: db}
 	t.Cleanup(func() { db.Close() })
-	room, seq := b.room("log"), uint64(0)
-	for range 110 { // about 60 MB of records, above the bound below
-		b.log(room, seq+1, seq+1000)
-		seq += 1000
+	for n := range 110 { // 60 MB, above the bound below
+		b.do(func(tx core.Tx) (err error) {
+			for i := 0; i < 34 && err == nil; i++ {
+				err = tx.PutValue("large", fmt.Sprintf("%d %d", n, i), bytes.Repeat([]byte{byte(i)}, 16<<10))
+			}
+			return err
+		})
 	}
 	fi, err := os.Stat(path + "-wal")
 	if err != nil || fi.Size() > 3*checkpointPages*pageSize {
