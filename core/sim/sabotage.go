@@ -129,23 +129,25 @@ func (h *home) lie(sends []core.Send) {
 	}
 }
 
-// boast puts appends of a leader that was never elected in the place of its own: what
-// they say, everybody passes over.
+// boast adds to appends what a leader that was never elected would append: what it
+// says, everybody passes over. It takes the place of nothing that was agreed with this
+// homeserver's voice, and its terms are none in which somebody is elected: of two
+// leaders in one term raft cannot tell.
 func (h *home) boast(sends []core.Send) {
 	for i := range sends {
 		msg := new(pb.Message)
 		if m := &sends[i].Message; m.Kind != core.PeerRaft || proto.Unmarshal(m.Body, msg) != nil || msg.GetType() != pb.MsgApp {
 			continue
 		}
-		term, rising, data := msg.GetTerm()+1, h.w.rng.IntN(2), []byte{0xff}
+		term, rising, data := msg.GetTerm()+1000+h.w.rng.Uint64N(9000), h.w.rng.IntN(2), []byte{0xff}
 		if rising == 1 {
 			data = nil
 		}
-		msg.Entries = nil
+		last := msg.GetIndex() + uint64(len(msg.Entries))
 		for n := range 1 + h.w.rng.Uint64N(2000) {
-			msg.Entries = append(msg.Entries, &pb.Entry{Index: new(msg.GetIndex() + 1 + n), Term: new(term + n*uint64(rising)), Data: data})
+			msg.Entries = append(msg.Entries, &pb.Entry{Index: new(last + 1 + n), Term: new(term + n*uint64(rising)), Data: data})
 		}
-		msg.Commit = new(min(msg.GetCommit(), msg.GetIndex())) // that they are agreed is a lie that raft does not bear
+		msg.Commit = new(min(msg.GetCommit(), last)) // that it is agreed is a lie that raft does not bear
 		msg.Term = new(msg.Entries[len(msg.Entries)-1].GetTerm())
 		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(msg)
 		if err != nil {
