@@ -161,7 +161,7 @@ func (m *Machine) shorten(r *room) error {
 func (m *Machine) yields(r *room, msg *pb.Message) (done bool, err error) {
 	w := &r.row
 	last, term := msg.GetIndex(), msg.GetLogTerm()
-	if w.Last == w.Commit || slices.Contains(w.Voters, m.self) || slices.Contains(w.Outgoing, m.self) || r.led > 0 && m.ticks+1-r.led < electionTicks ||
+	if w.Last == w.Commit || w.Applied < w.Commit || slices.Contains(w.Voters, m.self) || slices.Contains(w.Outgoing, m.self) || r.led > 0 && m.ticks+1-r.led < electionTicks ||
 		msg.GetTerm() <= w.Term || last < w.Commit || term > w.term(w.Last) || term == w.term(w.Last) && last >= w.Last {
 		return false, nil
 	}
