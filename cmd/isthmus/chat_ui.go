@@ -133,9 +133,12 @@ func (u *chatUI) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		return u, u.takeDone(m)
 	case uiShow:
 		u.busy--
-		if m.err != nil {
+		switch {
+		case m.err != nil:
 			u.fail(m.err)
-		} else {
+		case m.panel.yes != nil && u.input.Value() != "": // the next letter of what is written is no answer
+			u.warn("You were asked something while you wrote: ask again when that is sent.")
+		default:
 			u.panel = m.panel
 		}
 	default:
@@ -484,7 +487,9 @@ func (u *chatUI) takeDone(m uiDone) tea.Cmd {
 	}
 	switch {
 	case m.open != "":
-		u.turn(m.open)
+		if u.input.Value() == "" { // what is being written is for the room that is open
+			u.turn(m.open)
+		}
 		return tea.Batch(u.loadRooms(), u.loadHistory(m.open, 0))
 	case m.room != "":
 		if m.room == u.open {

@@ -413,6 +413,22 @@ func TestChatUIDrafts(t *testing.T) {
 	r.sees("encrypted> for the garden")
 }
 
+// What comes back late takes no line for another room, and no letter for an answer.
+func TestChatUIWhileOneWrites(t *testing.T) {
+	r := newUIRig(t)
+	r.update(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("for the lob")})
+	r.update(uiDone{said: "Made it.", open: chatGarden})
+	r.update(uiShow{panel: r.ui.wordsPanel(chatPhone, "bob", []string{"apple"})})
+	r.update(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("by")})
+	r.sees("NOT ENCRYPTED> for the lobby", "You were asked something")
+	r.seesNot("Safety words")
+	r.key(tea.KeyCtrlU)
+	r.update(uiDone{said: "Made it.", open: chatGarden})
+	if r.ui.open != chatGarden {
+		t.Error("nobody writes, and the new room is not shown")
+	}
+}
+
 // A word that arrives in one go, as over a slow line, is not the key of that name.
 func TestChatUIWordsAreNotKeys(t *testing.T) {
 	r := newUIRig(t)
