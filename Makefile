@@ -20,9 +20,9 @@ ORDERED := ./core ./core/epoch ./core/identity ./core/policy ./core/wire ./conve
 STATES  := TestCrashes
 
 # The databases of tests, and what is compiled, are in memory where there is room: a process
-# that is killed loses nothing there, and nobody waits for a disk.
+# that is killed loses nothing there, and nobody waits for a disk. Benchmarks do: they count it.
 ifneq ($(shell grep -q ' /dev/shm .*noexec' /proc/mounts || df --output=avail -k /dev/shm 2>/dev/null | awk '$$1+0 > 8000000'),)
-export TMPDIR := /dev/shm
+unit vectors sim peers interop fuzz: export TMPDIR := /dev/shm
 endif
 
 # Runs by name and count: a line for each official vector file, and for each
