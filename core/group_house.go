@@ -122,9 +122,9 @@ func (e *Engine) SnapshotGroup(tx Tx, room RoomID) ([]byte, error) {
 }
 
 // RestoreGroup takes up a Group at a state that another homeserver of its authority
-// handed over. certified is asked of a newer epoch of a room that is here, by number
-// and hashes, whether the homeservers that decide vouch for it.
-func (e *Engine) RestoreGroup(tx Tx, now time.Time, room RoomID, snapshot []byte, certified func(epoch uint64, transcript, tree []byte) error) (Output, error) {
+// handed over. certified is asked of a newer epoch of a room that is here, by who
+// decides after it and hashes, whether the homeservers that decide vouch for it.
+func (e *Engine) RestoreGroup(tx Tx, now time.Time, room RoomID, snapshot []byte, certified func(after Authority, transcript, tree []byte) error) (Output, error) {
 	var s groupSnapshot
 	if err := strictCBOR.Unmarshal(snapshot, &s); err != nil {
 		return Output{}, Errorf(Invalid, "group snapshot: %w", err)
@@ -165,7 +165,8 @@ func (e *Engine) RestoreGroup(tx Tx, now time.Time, room RoomID, snapshot []byte
 		return Output{}, Errorf(Invalid, "a snapshot of another epoch than the one agreed")
 	case old.group.public.Epoch() < g.public.Epoch():
 		ctx := g.public.Context()
-		if err := certified(g.public.Epoch(), ctx.ConfirmedTranscriptHash, ctx.TreeHash); err != nil {
+		after, _ := g.authority()
+		if err := certified(after, ctx.ConfirmedTranscriptHash, ctx.TreeHash); err != nil {
 			return Output{}, err
 		}
 		fallthrough

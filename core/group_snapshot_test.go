@@ -3,6 +3,7 @@ package core_test
 import (
 	"bytes"
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/fxamacker/cbor/v2"
@@ -103,9 +104,9 @@ func TestSnapshotsAreVouchedFor(t *testing.T) {
 	wantCode(t, b.restore(club, must(cbor.Marshal(forged))(t)), core.Invalid)
 
 	err := b.store.Update(context.Background(), func(tx core.Tx) error {
-		_, err := b.engine.RestoreGroup(tx, b.now, club, second, func(epoch uint64, transcript, tree []byte) error {
+		_, err := b.engine.RestoreGroup(tx, b.now, club, second, func(after core.Authority, transcript, tree []byte) error {
 			ctx := al.g.Public().Context()
-			if epoch != 2 || !bytes.Equal(transcript, ctx.ConfirmedTranscriptHash) || !bytes.Equal(tree, ctx.TreeHash) {
+			if after.Epoch != 2 || !slices.Equal(after.Voters, []string{domainA}) || !bytes.Equal(transcript, ctx.ConfirmedTranscriptHash) || !bytes.Equal(tree, ctx.TreeHash) {
 				t.Error("it is asked about another state")
 			}
 			return core.Errorf(core.Denied, "not certified")

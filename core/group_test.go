@@ -38,7 +38,7 @@ func (h *house) snapshot(room core.RoomID) (b []byte) {
 
 func (h *house) restore(room core.RoomID, snapshot []byte) error {
 	return h.store.Update(context.Background(), func(tx core.Tx) error {
-		_, err := h.engine.RestoreGroup(tx, h.now, room, snapshot, func(uint64, []byte, []byte) error { return nil })
+		_, err := h.engine.RestoreGroup(tx, h.now, room, snapshot, func(core.Authority, []byte, []byte) error { return nil })
 		if err != nil {
 			return err
 		}

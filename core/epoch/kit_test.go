@@ -241,7 +241,7 @@ func (f *fakeRooms) SnapshotGroup(tx core.Tx, room core.RoomID) ([]byte, error) 
 	return canonical.Marshal(g)
 }
 
-func (f *fakeRooms) RestoreGroup(tx core.Tx, now time.Time, room core.RoomID, b []byte, certified func(epoch uint64, transcript, tree []byte) error) (core.Output, error) {
+func (f *fakeRooms) RestoreGroup(tx core.Tx, now time.Time, room core.RoomID, b []byte, certified func(after core.Authority, transcript, tree []byte) error) (core.Output, error) {
 	g := new(fakeGroup)
 	if err := cbor.Unmarshal(b, g); err != nil || g.Auth.Voters == nil {
 		return core.Output{}, core.Errorf(core.Invalid, "snapshot")
@@ -252,7 +252,7 @@ func (f *fakeRooms) RestoreGroup(tx core.Tx, now time.Time, room core.RoomID, b 
 		return core.Output{}, core.Errorf(core.Conflict, "an epoch that is over")
 	default:
 		tree := g.History[g.Auth.Epoch]
-		if err := certified(g.Auth.Epoch, g.Hash, tree[:]); err != nil {
+		if err := certified(g.Auth, g.Hash, tree[:]); err != nil {
 			return core.Output{}, err
 		}
 	}

@@ -34,7 +34,7 @@ type Rooms interface {
 	// the log does not reach. For a state of a room that is here, in a newer epoch,
 	// certified is asked whether those who decide vouch for it.
 	SnapshotGroup(tx core.Tx, room core.RoomID) ([]byte, error)
-	RestoreGroup(tx core.Tx, now time.Time, room core.RoomID, snapshot []byte, certified func(epoch uint64, transcript, tree []byte) error) (core.Output, error)
+	RestoreGroup(tx core.Tx, now time.Time, room core.RoomID, snapshot []byte, certified func(after core.Authority, transcript, tree []byte) error) (core.Output, error)
 }
 
 // Config is what a Machine is made of. Limits that are 0 have their defaults.
@@ -92,6 +92,7 @@ type Machine struct {
 
 	devices, homes, checks budget
 	blanks, strays         budget
+	upstarts               budget
 	stats                  Stats
 
 	// Of the Apply that runs:
@@ -116,7 +117,8 @@ func New(cfg Config) *Machine {
 	if cfg.Check == nil {
 		cfg.Check = checkPinned
 	}
-	return &Machine{cfg: cfg, blanks: newBudget(blankRate), strays: newBudget(strayRate), self: memberID(cfg.Homeserver), rooms: map[core.RoomID]*room{}, used: list.New(),
+	return &Machine{cfg: cfg, self: memberID(cfg.Homeserver), rooms: map[core.RoomID]*room{}, used: list.New(),
+		blanks: newBudget(blankRate), strays: newBudget(strayRate), upstarts: newBudget(upstartRate),
 		awake: map[core.RoomID]*room{}, naps: map[core.RoomID]*room{}, devices: newBudget(cfg.DeviceRate), homes: newBudget(cfg.HomeRate),
 		checks: newBudget(Rate{PerSecond: checksEach * cfg.DeviceRate.PerSecond, Burst: checksEach * cfg.DeviceRate.Burst})}
 }

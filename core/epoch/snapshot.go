@@ -205,11 +205,16 @@ func (m *Machine) restore(r *room, snap *pb.Snapshot) (bool, error) {
 		return refuse()
 	}
 	known, certs := len(r.auth.Voters) > 0, []*certRow(nil)
-	out, err := m.cfg.Rooms.RestoreGroup(m.tx, m.now, r.id, s.Group, func(epoch uint64, transcript, tree []byte) (err error) {
+	out, err := m.cfg.Rooms.RestoreGroup(m.tx, m.now, r.id, s.Group, func(after core.Authority, transcript, tree []byte) (err error) {
 		if certs, err = m.believe(r, s.Certs); err != nil {
 			return err
 		}
-		if n := len(certs); n == 0 || certs[n-1].Facts.Epoch != epoch || !bytes.Equal(certs[n-1].Facts.Transcript, transcript) || !bytes.Equal(certs[n-1].Facts.Tree, tree) {
+		var f Approval
+		if n := len(certs); n > 0 {
+			f = certs[n-1].Facts
+		}
+		// The hashes do not cover who decides: a device could have signed another GroupInfo.
+		if f.Epoch != after.Epoch || f.Rule != after.Rule || !slices.Equal(f.Voters, after.Voters) || !bytes.Equal(f.Transcript, transcript) || !bytes.Equal(f.Tree, tree) {
 			return core.Errorf(core.Denied, "a state of the room that is not certified by those who decide")
 		}
 		return nil

@@ -53,7 +53,14 @@ func TestSnapshotOfOneVoter(t *testing.T) {
 	}
 	turned := *real // the last true certificate, told as if it made the liar decide alone
 	turned.Facts.Epoch, turned.Facts.Voters = 2, []string{liar}
+	others := Approval{Room: testRoom, Epoch: 2, Commit: bytes.Repeat([]byte{1}, 32), Transcript: bytes.Repeat([]byte{66}, 32), Tree: append([]byte{66}, make([]byte, 31)...), Index: 40, Voters: three}
+	agreed := certRow{Facts: others}
+	for _, others.Domain = range three[1:] {
+		agreed.Given = append(agreed.Given, sign(homeKey(others.Domain), others))
+	}
 	for name, in := range map[string]core.PeerMessages{
+		"one that makes the liar decide, with hashes that others have signed": c.liarsSnapshot(liar, three[0], 2, agreed),
+
 		"the next epoch":               c.liarsSnapshot(liar, three[0], 2),
 		"an epoch far ahead":           c.liarsSnapshot(liar, three[0], 90),
 		"with a certificate of others": c.liarsSnapshot(liar, three[0], 3, *real, turned),
