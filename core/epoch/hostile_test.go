@@ -396,6 +396,36 @@ func TestStrangerLeads(t *testing.T) {
 	c.run("c follows d", 2*napMost, func() bool { return c.epoch("c.example", testRoom) == 3 })
 }
 
+// Somebody without a vote deposes the leader a few times, with a term higher each time.
+func TestUpstart(t *testing.T) {
+	c := newCluster(t, 16, "a.example", "b.example", "c.example")
+	c.create(testRoom, "a.example")
+	if err := c.propose(handshake(testRoom, "a.example", 0, change{Voters: []string{"a.example", "b.example"}, Followers: []string{"c.example"}})); err != nil {
+		t.Fatal(err)
+	}
+	c.quiet()
+	a := c.nodes["a.example"]
+	before := a.m.rooms[testRoom].row.Term
+	for i := range uint64(10 * upstartRate.Burst) {
+		for _, kind := range []pb.MessageType{pb.MsgHeartbeat, pb.MsgApp, pb.MsgVote, pb.MsgAppResp} {
+			body, err := marshal.Marshal(&pb.Message{Type: kind.Enum(), From: new(memberID("c.example")), To: new(memberID("a.example")), Term: new(before + 20*i + uint64(kind))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := a.do(core.PeerMessages{From: "c.example", Messages: []core.PeerMessage{{Room: testRoom, Kind: core.PeerRaft, Body: body}}}, false); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if n := a.m.rooms[testRoom].row.Term - before; n == 0 || n > 20*uint64(upstartRate.Burst) {
+		t.Errorf("the term is %d higher", n)
+	}
+	if err := c.propose(handshake(testRoom, "b.example", 1, change{})); err != nil {
+		t.Fatal(err)
+	}
+	c.run("the commit", 300, func() bool { return c.epoch("c.example", testRoom) == 2 })
+}
+
 // A store that fails while raft reads breaks the transaction, not the machine.
 func TestStoreFails(t *testing.T) {
 	c := grown(t, 16, three...)

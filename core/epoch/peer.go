@@ -27,6 +27,11 @@ const (
 // us look, and ask the others whether it has come.
 var strayRate = Rate{PerSecond: 5, Burst: 50}
 
+// upstartRate is for messages of higher terms from a homeserver that has no vote as far
+// as is known here: each deposes the leader. Who came to a vote while this homeserver
+// was away needs one for each term in which it leads.
+var upstartRate = Rate{PerSecond: 1. / 60, Burst: 8}
+
 // strict bounds what a peer may make the decoder build.
 var strict = core.StrictCBOR(8, 1<<13, 16)
 
@@ -228,7 +233,7 @@ func (m *Machine) takeOver(r *room, from uint64) error {
 // raftMessage gives a peer's raft message to the room's node.
 func (m *Machine) raftMessage(r *room, from string, body []byte) error {
 	msg := m.parse(from, body)
-	if msg == nil || !plausible(&r.row, msg) {
+	if msg == nil || !plausible(&r.row, msg) || m.upstart(r, from, msg) {
 		m.stats.Ignored++
 		return nil
 	}
@@ -259,6 +264,17 @@ func (m *Machine) raftMessage(r *room, from string, body []byte) error {
 		m.forgetLeader(r) // it came late
 	}
 	return err
+}
+
+// upstart reports whether msg would depose the leader once more for somebody without a
+// vote. Pre-votes depose nobody.
+func (m *Machine) upstart(r *room, from string, msg *pb.Message) bool {
+	switch w := &r.row; {
+	case msg.GetTerm() <= w.Term, msg.GetType() == pb.MsgPreVote, msg.GetType() == pb.MsgPreVoteResp,
+		slices.Contains(w.Voters, msg.GetFrom()), slices.Contains(w.Outgoing, msg.GetFrom()):
+		return false
+	}
+	return m.upstarts.take(m.now, r.key+"/"+host(from)) > 0
 }
 
 func (m *Machine) step(r *room, msg *pb.Message) error {
