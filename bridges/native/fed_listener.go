@@ -31,6 +31,9 @@ func LimitAddresses(l net.Listener, most int, proxies []netip.Prefix) net.Listen
 	return &gate{Listener: l, most: most, proxies: proxies, from: map[netip.Addr]int{}}
 }
 
+// shared is for networks of operators too (RFC 6598 §1): balancers and overlays have it.
+var shared = netip.MustParsePrefix("100.64.0.0/10")
+
 type gate struct {
 	net.Listener
 	most    int
@@ -59,7 +62,7 @@ func (g *gate) enter(remote net.Addr) (leave func(), ok bool) {
 	at, err := netip.ParseAddrPort(remote.String())
 	from := customer(at.Addr())
 	proxy := func(p netip.Prefix) bool { return p.Contains(at.Addr().Unmap().WithZone("")) }
-	if err != nil || from.IsLoopback() || from.IsPrivate() || slices.ContainsFunc(g.proxies, proxy) {
+	if err != nil || from.IsLoopback() || from.IsPrivate() || shared.Contains(from) || slices.ContainsFunc(g.proxies, proxy) {
 		return func() {}, true
 	}
 	g.mu.Lock()

@@ -47,6 +47,7 @@ func TestGateCountsAddresses(t *testing.T) {
 		"IPv4 in IPv6":   {"[::ffff:192.0.2.1]:1", maxFrom},
 		"this machine":   {"127.0.0.1:1", 100},
 		"a private host": {"10.1.2.3:1", 100},
+		"a shared one":   {"100.64.1.2:1", 100},
 		"a proxy":        {"203.0.113.4:1", 100},
 	} {
 		k := &knocks{}
