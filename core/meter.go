@@ -65,6 +65,9 @@ func (m *Meter) Take(key string, n int, now time.Time) (wait time.Duration) {
 	full := m.full.get(key)
 	if full.Before(now) {
 		full = now
+	} else if most := now.Add(time.Duration(m.Burst) * m.Every); full.After(most) {
+		full = most // the clock ran backwards
+		m.full.put(key, full)
 	}
 	then := full.Add(time.Duration(min(n, m.Burst)) * m.Every)
 	if wait = then.Sub(now) - time.Duration(m.Burst)*m.Every; wait > 0 {

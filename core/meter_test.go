@@ -26,6 +26,9 @@ func TestMeter(t *testing.T) {
 			t.Errorf("%d of %s after %v: %v, want %v", c.n, c.key, c.late, got, c.wait)
 		}
 	}
+	if now := now.Add(-time.Hour); m.Take("a", 1, now) != time.Minute || m.Take("a", 3, now.Add(3*time.Minute)) != 0 {
+		t.Error("a clock that ran backwards is waited for")
+	}
 	for i := range 1 << 15 {
 		m.Take(strconv.Itoa(i), 3, now)
 	}

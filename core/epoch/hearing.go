@@ -70,7 +70,7 @@ func (r *room) held(o *offer, tick uint64) bool {
 // What it cannot judge yet it does not answer; it is asked again.
 func (m *Machine) questioned(r *room, from string, body []byte) error {
 	h, err := core.ParseHandshake(body)
-	if err != nil || h.Room != r.id || !slices.Contains(r.auth.Voters, from) || m.homes.take(m.now, r.key+"/"+from) > 0 {
+	if err != nil || h.Room != r.id || !slices.Contains(r.auth.Voters, from) || m.homes.Take(r.key+"/"+from, 1, m.now) > 0 {
 		m.stats.Ignored++
 		return nil
 	}

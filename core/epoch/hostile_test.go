@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/fxamacker/cbor/v2"
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -252,7 +253,7 @@ func TestQuorum(t *testing.T) {
 // Budgets: who is over waits behind others, then is refused with a time.
 func TestFairness(t *testing.T) {
 	c := newCluster(t, 12, "a.example")
-	c.cfg.DeviceRate = Rate{PerSecond: 10, Burst: 2}
+	c.cfg.DeviceRate = core.Meter{Burst: 2, Every: time.Second / 10}
 	c.nodes["a.example"].restart()
 	c.create(testRoom, "a.example")
 	var ids []core.HandshakeID
@@ -281,7 +282,7 @@ func TestFairness(t *testing.T) {
 	}
 	// The leader holds a homeserver to its budget: all land, the flood later.
 	c = newCluster(t, 13, three...)
-	c.cfg.HomeRate = Rate{PerSecond: 10, Burst: 3}
+	c.cfg.HomeRate = core.Meter{Burst: 3, Every: time.Second / 10}
 	for _, n := range c.nodes {
 		n.restart()
 	}

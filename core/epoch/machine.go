@@ -46,18 +46,12 @@ type Config struct {
 	// over signed; nil = by the keys pinned for it (core.HomeserverOf).
 	Check func(r core.Reader, now time.Time, domain string, signed, sig []byte) error
 
-	MaxAwake    int  // rooms with something in flight; 4096
-	MaxResident int  // rooms in memory, those awake included; 4096
-	MaxEntries  int  // entries of one room's log that are kept for peers; 512
-	MaxLog      int  // and their octets; 64 MiB
-	DeviceRate  Rate // handshakes that one device may offer; 5 a second, 50 at once
-	HomeRate    Rate // that one homeserver may bring into one room's log; 50 a second, 200 at once
-}
-
-// A Rate is the size and the refill of a token bucket.
-type Rate struct {
-	PerSecond float64
-	Burst     int
+	MaxAwake    int        // rooms with something in flight; 4096
+	MaxResident int        // rooms in memory, those awake included; 4096
+	MaxEntries  int        // entries of one room's log that are kept for peers; 512
+	MaxLog      int        // and their octets; 64 MiB
+	DeviceRate  core.Meter // handshakes that one device may offer; 5 a second, 50 at once
+	HomeRate    core.Meter // that one homeserver may bring into one room's log; 50 a second, 200 at once
 }
 
 // Stats is what a Machine counts since it was made, and what it holds.
@@ -90,10 +84,9 @@ type Machine struct {
 	woken bool      // the rooms that were awake when the last process ended are awake again,
 	upTo  string    // up to this key
 
-	devices, homes, checks budget
-	blanks, strays         budget
-	upstarts               budget
-	stats                  Stats
+	devices, homes, checks   core.Meter
+	blanks, strays, upstarts core.Meter
+	stats                    Stats
 
 	// Of the Apply that runs:
 	tx     core.Tx
@@ -108,19 +101,19 @@ func New(cfg Config) *Machine {
 	setDefault(&cfg.MaxResident, 4096)
 	setDefault(&cfg.MaxEntries, 512)
 	setDefault(&cfg.MaxLog, 64<<20)
-	if cfg.DeviceRate == (Rate{}) {
-		cfg.DeviceRate = Rate{PerSecond: 5, Burst: 50}
+	if cfg.DeviceRate.Burst == 0 {
+		cfg.DeviceRate = core.Meter{Burst: 50, Every: time.Second / 5}
 	}
-	if cfg.HomeRate == (Rate{}) {
-		cfg.HomeRate = Rate{PerSecond: 50, Burst: 200}
+	if cfg.HomeRate.Burst == 0 {
+		cfg.HomeRate = core.Meter{Burst: 200, Every: time.Second / 50}
 	}
 	if cfg.Check == nil {
 		cfg.Check = checkPinned
 	}
 	return &Machine{cfg: cfg, self: memberID(cfg.Homeserver), rooms: map[core.RoomID]*room{}, used: list.New(),
-		blanks: newBudget(blankRate), strays: newBudget(strayRate), upstarts: newBudget(upstartRate),
-		awake: map[core.RoomID]*room{}, naps: map[core.RoomID]*room{}, devices: newBudget(cfg.DeviceRate), homes: newBudget(cfg.HomeRate),
-		checks: newBudget(Rate{PerSecond: checksEach * cfg.DeviceRate.PerSecond, Burst: checksEach * cfg.DeviceRate.Burst})}
+		blanks: blankRate, strays: strayRate, upstarts: upstartRate,
+		awake: map[core.RoomID]*room{}, naps: map[core.RoomID]*room{}, devices: cfg.DeviceRate, homes: cfg.HomeRate,
+		checks: core.Meter{Burst: checksEach * cfg.DeviceRate.Burst, Every: cfg.DeviceRate.Every / checksEach}}
 }
 
 func setDefault(n *int, to int) {

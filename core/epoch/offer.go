@@ -1,6 +1,7 @@
 package epoch
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -72,7 +73,7 @@ func (m *Machine) propose(h *core.Handshake) error {
 	if r.own(m.cfg.Homeserver, id) != nil {
 		return nil
 	}
-	if wait := m.checks.take(m.now, m.asker(h)); wait > 0 {
+	if wait := m.checks.Take(m.asker(h), 1, m.now); wait > 0 {
 		return &core.Error{Code: core.Limited, Text: "too many handshakes to look at", RetryAfter: wait}
 	}
 	if err := m.cfg.Rooms.CheckHandshake(m.tx, m.now, h); err != nil {
@@ -159,7 +160,7 @@ func (m *Machine) admit(r *room, o *offer) error {
 		return &core.Error{Code: core.Limited, Text: "too many handshakes wait", RetryAfter: time.Second}
 	}
 	if o.home == m.cfg.Homeserver {
-		wait := m.devices.take(m.now, o.device)
+		wait := m.devices.Take(o.device, 1, m.now)
 		if o.late = wait > 0; o.late && late >= maxLate {
 			return &core.Error{Code: core.Limited, Text: "too many handshakes of one device", RetryAfter: wait}
 		}
@@ -245,7 +246,7 @@ func (m *Machine) release(r *room, lead uint64) {
 // leader, or sends them there. more means that raft or the queue has changed.
 func (m *Machine) dispatch(r *room) (more bool, err error) {
 	for _, o := range slices.Clone(r.queue) {
-		if o.late && m.devices.take(m.now, o.device) > 0 {
+		if o.late && m.devices.Take(o.device, 1, m.now) > 0 {
 			continue
 		}
 		o.late = false
@@ -298,7 +299,7 @@ func (m *Machine) appendOffer(r *room, o *offer) (bool, error) {
 	if o.epoch > r.auth.Epoch || o.commit && !m.enough(r) || r.held(o, m.ticks) {
 		return false, nil
 	}
-	if !o.paid && m.homes.take(m.now, r.key+"/"+o.home) > 0 {
+	if !o.paid && m.homes.Take(r.key+"/"+o.home, 1, m.now) > 0 {
 		return false, nil
 	}
 	o.paid = true
@@ -490,4 +491,12 @@ func (m *Machine) refused(r *room, from string, body []byte) error {
 		m.decision(r, id, 0, &core.Error{Code: code, Text: f.Text, RetryAfter: time.Duration(f.Wait) * time.Millisecond})
 	}
 	return m.run(r)
+}
+
+// retryAfter is how long a refusal asks to wait.
+func retryAfter(err error) time.Duration {
+	if e, ok := errors.AsType[*core.Error](err); ok {
+		return e.RetryAfter
+	}
+	return 0
 }

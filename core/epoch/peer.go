@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/fxamacker/cbor/v2"
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -25,12 +26,12 @@ const (
 
 // strayRate is for how many rooms a homeserver that was never part of them may have
 // us look, and ask the others whether it has come.
-var strayRate = Rate{PerSecond: 5, Burst: 50}
+var strayRate = core.Meter{Burst: 50, Every: time.Second / 5}
 
 // upstartRate is for messages of higher terms from a homeserver that has no vote as far
 // as is known here: each deposes the leader. Who came to a vote while this homeserver
 // was away needs one for each term in which it leads.
-var upstartRate = Rate{PerSecond: 1. / 60, Burst: 8}
+var upstartRate = core.Meter{Burst: 8, Every: time.Minute}
 
 // strict bounds what a peer may make the decoder build.
 var strict = core.StrictCBOR(8, 1<<13, 16)
@@ -62,7 +63,7 @@ func (m *Machine) receive(in core.PeerMessages) error {
 func (m *Machine) message(from string, msg core.PeerMessage) error {
 	if stray, err := m.stray(from, msg.Room); err != nil {
 		return err
-	} else if stray && m.strays.take(m.now, host(from)) > 0 {
+	} else if stray && m.strays.Take(host(from), 1, m.now) > 0 {
 		m.stats.Ignored++
 		return nil
 	}
@@ -135,7 +136,7 @@ func (m *Machine) unknown(r *room, from string, msg core.PeerMessage) {
 		return
 	}
 	due := r.asked == 0 || m.ticks+1-r.asked >= wantTicks
-	if !due && m.awake[r.id] != nil || m.strays.take(m.now, host(from)) > 0 {
+	if !due && m.awake[r.id] != nil || m.strays.Take(host(from), 1, m.now) > 0 {
 		return
 	}
 	m.wake(r) // so that time passes, and it can be asked again
@@ -274,7 +275,7 @@ func (m *Machine) upstart(r *room, from string, msg *pb.Message) bool {
 		slices.Contains(w.Voters, msg.GetFrom()), slices.Contains(w.Outgoing, msg.GetFrom()):
 		return false
 	}
-	return m.upstarts.take(m.now, r.key+"/"+host(from)) > 0
+	return m.upstarts.Take(r.key+"/"+host(from), 1, m.now) > 0
 }
 
 func (m *Machine) step(r *room, msg *pb.Message) error {

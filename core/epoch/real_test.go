@@ -26,7 +26,7 @@ type realNode struct {
 }
 
 // free is no budget at all.
-var free = Rate{PerSecond: 1e9, Burst: 1e9}
+var free = core.Meter{Burst: 1e9, Every: 1}
 
 func (n *realNode) open() {
 	db, err := store.Open(context.Background(), store.Options{URL: "sqlite:" + n.path, Homeserver: n.domain})

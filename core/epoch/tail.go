@@ -2,9 +2,12 @@ package epoch
 
 import (
 	"slices"
+	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/isthmus-chat/isthmus/core"
 )
 
 // Anybody with a vote may say that it leads, and have others keep entries that are
@@ -22,7 +25,7 @@ const (
 
 // blankRate is how fast one homeserver may bring empty entries into a room: leaders
 // that come to nothing.
-var blankRate = Rate{PerSecond: 1, Burst: 64}
+var blankRate = core.Meter{Burst: 64, Every: time.Second}
 
 // A tail is how many octets the entries at the end of a log hold.
 type tail struct {
@@ -119,7 +122,7 @@ func (m *Machine) fit(r *room, from string, msg *pb.Message) error {
 			continue
 		}
 		here := e.GetIndex() <= w.Last && w.term(e.GetIndex()) == e.GetTerm()
-		if !l.bears(len(e.GetData()), e.GetTerm() == term) || len(e.GetData()) == 0 && !here && m.blanks.take(m.now, r.key+"/"+from) > 0 {
+		if !l.bears(len(e.GetData()), e.GetTerm() == term) || len(e.GetData()) == 0 && !here && m.blanks.Take(r.key+"/"+from, 1, m.now) > 0 {
 			m.stats.Ignored++
 			msg.Entries = msg.Entries[:i]
 			break
