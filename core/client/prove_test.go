@@ -198,3 +198,21 @@ func TestInterruptedProof(t *testing.T) {
 		t.Fatalf("interrupted, and taken: %v", err)
 	}
 }
+
+// Certificates from before approvals said who decides next lead on who was in the room,
+// and nobody who was not: of what they do not say a homeserver could show anything.
+func TestEarlyCertificates(t *testing.T) {
+	w := newWorld(t, 49)
+	alice, bob, carol := w.phone(user("alice"), nil), w.phone(user("bob"), nil), w.phone(user("carol"), nil)
+	room := alice.create("tea", policy.OpenJoin())
+	alice.invite(room, user("bob"))
+	agree(room, alice, bob)
+	w.early = true
+	alice.must(alice.Describe(ctx, room, "coffee", ""))
+	agree(room, alice, bob)
+	unproven(t, carol, carol.Join(ctx, room, ""))
+	w.early = false
+	alice.must(alice.Describe(ctx, room, "tea", ""))
+	carol.must(carol.Join(ctx, room, ""))
+	agree(room, alice, bob, carol)
+}
