@@ -131,7 +131,7 @@ const strangerTries = 10
 // anybody may make up homeservers, all of those together that have nobody in the
 // room. So who guesses keeps out nobody of this homeserver, nor of one in the room.
 func (e *Engine) tries(r Reader, room RoomID, user UserURI) ([]charge, error) {
-	m, key, house := e.memory(), RoomKey(room)+" ", hostOf(user.Domain())
+	m, key, house := e.memory(), RoomKey(room)+" ", HostOf(user.Domain())
 	head, err := GroupOf(r, room)
 	if err != nil {
 		return nil, err
@@ -215,7 +215,7 @@ type turn struct {
 // wait is how long a device has to wait for its turn.
 func (t *turn) wait(device DeviceURI, now time.Time) time.Duration {
 	end := t.until
-	if t.next != "" && t.next != hostOf(device.Domain()) {
+	if t.next != "" && t.next != HostOf(device.Domain()) {
 		end = end.Add(leaseLife)
 	}
 	if t.device == device && now.Before(t.until) {
@@ -274,7 +274,7 @@ func (e *Engine) crowdOf(tx Tx, room RoomID, user UserURI) (string, error) {
 	if _, in := r.group.policy.Role(string(user)); in || user.Domain() == e.cfg.Homeserver {
 		return string(room) + " " + string(user), nil
 	}
-	return string(room) + " " + hostOf(user.Domain()), nil
+	return string(room) + " " + HostOf(user.Domain()), nil
 }
 
 // leaseUsed says that a device has committed: its leases were taken in earnest.
@@ -336,7 +336,7 @@ func (e *Engine) lend(tx Tx, now time.Time, in LeaseGroupInfo, info func(code bo
 	}
 	t := m.leases.get(string(in.Room))
 	if wait := t.wait(in.By, now); wait > 0 {
-		if host := hostOf(in.By.Domain()); t.next == "" && host != hostOf(t.device.Domain()) {
+		if host := HostOf(in.By.Domain()); t.next == "" && host != HostOf(t.device.Domain()) {
 			t.next = host
 			m.leases.put(string(in.Room), t)
 		}
@@ -352,7 +352,7 @@ func (e *Engine) lend(tx Tx, now time.Time, in LeaseGroupInfo, info func(code bo
 	}
 	mine := turn{device: in.By, until: now.Add(leaseLife)}
 	if t.next != "" && t.device == in.By && now.Before(t.until) {
-		mine = t // it is not longer for asking twice
+		mine = t // to ask twice does not make it longer
 	}
 	lease.Until = mine.until
 	m.lessees.put(leaseKey(in.Room, in.By), lessee{taken: who.taken + 1, last: now, code: needCode, crowd: name})

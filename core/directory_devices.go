@@ -6,7 +6,6 @@ import (
 	"errors"
 	"math"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/isthmus-chat/isthmus/core/identity"
@@ -301,17 +300,10 @@ func (e *Engine) arrive(tx Tx, now time.Time, rec identity.SignedRecord, att ide
 		}
 		return ofIdentity("device", identity.Usable(rec, att, home, e.cfg.Block, now.Unix()))
 	}
-	if wait := e.memory().arrivals.Take(hostOf(rec.Domain()), 1, now); wait > 0 {
+	if wait := e.memory().arrivals.Take(HostOf(rec.Domain()), 1, now); wait > 0 {
 		return limited(wait, "too many new devices of one homeserver")
 	}
-	return count(tx, deviceCounts, bound{hostOf(rec.Domain()), maxPeerDevices})
-}
-
-// hostOf is a homeserver's domain without the port that several on one machine have:
-// they share a certificate, and whoever has that can have them all.
-func hostOf(domain string) string {
-	host, _, _ := strings.Cut(domain, ":")
-	return host
+	return count(tx, deviceCounts, bound{HostOf(rec.Domain()), maxPeerDevices})
 }
 
 // A bound is the most that the number of a key may be.
@@ -421,7 +413,7 @@ func (e *Engine) pin(tx Tx, rec identity.SignedHomeserver) error {
 	if err != nil {
 		return ofIdentity("homeserver record", err)
 	}
-	if err := count(tx, homeserverSum, bound{onlyKey, maxHomeservers}, bound{"port " + hostOf(rec.Domain), maxPorts}); err != nil {
+	if err := count(tx, homeserverSum, bound{onlyKey, maxHomeservers}, bound{"port " + HostOf(rec.Domain), maxPorts}); err != nil {
 		return err
 	}
 	return asBroken(tx.PutValue(homeserverRows, rec.Domain, chain.Encode()))

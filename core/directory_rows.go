@@ -242,7 +242,7 @@ func payer(by string) string {
 	if strings.HasPrefix(by, "mimi://") {
 		return by
 	}
-	return hostOf(by)
+	return HostOf(by)
 }
 
 // weigh is what n of something costs the requester by, a user or a domain.

@@ -142,7 +142,7 @@ func (e *Engine) putWelcome(tx Tx, now time.Time, in PutWelcome) (Output, error)
 	if len(w.Tree) > maxTree || len(w.Message) > MaxHandshake {
 		return Output{}, Errorf(TooLarge, "a Welcome or its tree is over its bound")
 	}
-	if wait := e.memory().trees.Take(hostOf(in.From), 1+len(w.Tree)>>10, now); wait > 0 {
+	if wait := e.memory().trees.Take(HostOf(in.From), 1+len(w.Tree)>>10, now); wait > 0 {
 		return Output{}, limited(wait, "too many Welcomes")
 	}
 	var out Output

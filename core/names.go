@@ -122,6 +122,17 @@ func (u UserURI) Relayed(name string) (string, bool) {
 	return "[" + network + "] " + string(shown[:min(len(shown), maxRelayedName)]), true
 }
 
+// HostOf returns a homeserver's domain without its port. Homeservers that differ in the
+// port only share a certificate, and who has that can have them all: what is limited is
+// limited for the host.
+func HostOf(domain string) string {
+	if end := strings.IndexByte(domain, ']'); end >= 0 { // an IPv6 address
+		return domain[:end+1]
+	}
+	host, _, _ := strings.Cut(domain, ":")
+	return host
+}
+
 func splitURI(s, kind string) (domain, path string, err error) {
 	domain, path, ok := identity.SplitURI(s, kind)
 	if !ok {

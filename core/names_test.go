@@ -126,6 +126,14 @@ func TestErrorTextHidesTheCause(t *testing.T) {
 	}
 }
 
+func TestHostOf(t *testing.T) {
+	for in, want := range map[string]string{"a.example": "a.example", "a.example:1": "a.example", "[::1]": "[::1]", "[::1]:443": "[::1]", "": ""} {
+		if got := HostOf(in); got != want {
+			t.Errorf("host of %q is %q", in, got)
+		}
+	}
+}
+
 // A relayed user is called as the bridge says, behind the network, and by nothing that
 // could be an address.
 func TestRelayedNames(t *testing.T) {

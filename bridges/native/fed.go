@@ -105,7 +105,7 @@ func newFederation(cfg *Config, codes *codes) (*federation, error) {
 	}
 	if fc.Base == "" {
 		_, port, _ := net.SplitHostPort(f.listener.Addr().String())
-		fc.Base = "https://" + net.JoinHostPort(hostOf(cfg.Domain), port)
+		fc.Base = "https://" + net.JoinHostPort(core.HostOf(cfg.Domain), port)
 	}
 	f.addresses = newAddresses(f)
 	return f, nil
@@ -314,7 +314,7 @@ func (f *federation) known(domain string) bool {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.cfg.Now().Before(f.met[hostOf(domain)])
+	return f.cfg.Now().Before(f.met[core.HostOf(domain)])
 }
 
 // shares reports whether domain shares a room with us, or an operator named it: it is
@@ -342,6 +342,6 @@ func (f *federation) meet(domain string) {
 		}
 	}
 	if len(f.met) < maxPeers {
-		f.met[hostOf(domain)] = now.Add(metFor) // who has its certificate has all of its ports
+		f.met[core.HostOf(domain)] = now.Add(metFor) // who has its certificate has all of its ports
 	}
 }

@@ -333,7 +333,7 @@ func (f *federation) giveGroupInfo(ctx context.Context, from string, in *wire.Pe
 	if err := f.takeRecords(ctx, []core.Identity{in.Proof}, func(domain string) bool { return domain == from }); err != nil {
 		return nil, err
 	}
-	lease, err := f.codes.lease(ctx, f.gw, hostOf(from), core.LeaseGroupInfo{Room: in.Room, User: in.User, By: in.By}, in.Code)
+	lease, err := f.codes.lease(ctx, f.gw, core.HostOf(from), core.LeaseGroupInfo{Room: in.Room, User: in.User, By: in.By}, in.Code)
 	if err != nil {
 		return nil, err
 	}

@@ -195,7 +195,7 @@ func (f *federation) payer(domain string, known bool) string {
 	case !f.shares(domain):
 		return metMark
 	}
-	return hostOf(domain)
+	return core.HostOf(domain)
 }
 
 // heard tells the peer's workers that it is there.
@@ -256,7 +256,7 @@ func (g *guests) admit(domain string, known bool) (done func(), err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.now()
-	who := hostOf(domain) // the ports of one host share its certificate, and what it may ask
+	who := core.HostOf(domain) // the ports of one host share its certificate, and what it may ask
 	if !known {
 		who = strangerMark + who
 	}

@@ -95,7 +95,7 @@ func (k *keyring) client(domain string) *tls.Config {
 		MinVersion: tls.VersionTLS13,
 		NextProtos: []string{"h2"},
 		RootCAs:    now.roots,
-		ServerName: hostOf(domain),
+		ServerName: core.HostOf(domain),
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			return &k.now.Load().cert, nil
 		},
@@ -119,7 +119,7 @@ func callerOf(s *tls.ConnectionState, from string) (string, error) {
 	if !ok || checkDomain(domain) != nil {
 		return "", core.Errorf(core.Unauthenticated, "the From header of a homeserver is mimi@ and its domain")
 	}
-	if !slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, hostOf(domain)) }) {
+	if !slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, core.HostOf(domain)) }) {
 		return "", core.Errorf(core.Unauthenticated, "the certificate does not name the domain in the From header")
 	}
 	return domain, nil
@@ -129,7 +129,7 @@ func callerOf(s *tls.ConnectionState, from string) (string, error) {
 // with a port perhaps. An address is no name: nobody can own one.
 func checkDomain(domain string) error {
 	bad := core.Errorf(core.Invalid, "not the domain of a homeserver")
-	host := hostOf(domain)
+	host := core.HostOf(domain)
 	if len(domain) > maxDomain || host == "" || net.ParseIP(host) != nil {
 		return bad
 	}
@@ -150,10 +150,4 @@ func checkDomain(domain string) error {
 		}
 	}
 	return nil
-}
-
-// hostOf is a domain without the port that names of homeservers on one machine have.
-func hostOf(domain string) string {
-	host, _, _ := strings.Cut(domain, ":")
-	return host
 }

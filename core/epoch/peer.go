@@ -3,7 +3,6 @@ package epoch
 import (
 	"encoding/binary"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -63,7 +62,7 @@ func (m *Machine) receive(in core.PeerMessages) error {
 func (m *Machine) message(from string, msg core.PeerMessage) error {
 	if stray, err := m.stray(from, msg.Room); err != nil {
 		return err
-	} else if stray && m.strays.Take(host(from), 1, m.now) > 0 {
+	} else if stray && m.strays.Take(core.HostOf(from), 1, m.now) > 0 {
 		m.stats.Ignored++
 		return nil
 	}
@@ -136,7 +135,7 @@ func (m *Machine) unknown(r *room, from string, msg core.PeerMessage) {
 		return
 	}
 	due := r.asked == 0 || m.ticks+1-r.asked >= wantTicks
-	if !due && m.awake[r.id] != nil || m.strays.Take(host(from), 1, m.now) > 0 {
+	if !due && m.awake[r.id] != nil || m.strays.Take(core.HostOf(from), 1, m.now) > 0 {
 		return
 	}
 	m.wake(r) // so that time passes, and it can be asked again
@@ -160,14 +159,6 @@ func (m *Machine) stray(from string, id core.RoomID) (bool, error) {
 	}
 	var w row
 	return err == nil && cbor.Unmarshal(b, &w) == nil && !slices.Contains(w.Names, from), err
-}
-
-// host is a domain without its port: one certificate is good for all of them.
-func host(domain string) string {
-	if at := strings.LastIndexByte(domain, ':'); at > strings.LastIndexByte(domain, ']') {
-		return domain[:at]
-	}
-	return domain
 }
 
 // inquire asks the voters who takes part.
@@ -275,7 +266,7 @@ func (m *Machine) upstart(r *room, from string, msg *pb.Message) bool {
 		slices.Contains(w.Voters, msg.GetFrom()), slices.Contains(w.Outgoing, msg.GetFrom()):
 		return false
 	}
-	return m.upstarts.Take(r.key+"/"+host(from), 1, m.now) > 0
+	return m.upstarts.Take(r.key+"/"+core.HostOf(from), 1, m.now) > 0
 }
 
 func (m *Machine) step(r *room, msg *pb.Message) error {
