@@ -143,20 +143,26 @@ func (s storage) Entries(lo, hi, maxSize uint64) ([]*pb.Entry, error) {
 	}
 	var out []*pb.Entry
 	for i, size := lo, uint64(0); i < hi; i++ {
-		b, err := s.m.tx.Value(bucketLog, s.r.numbered(i))
+		e, n, err := s.m.entry(s.r, i)
 		if err != nil {
 			return nil, s.fail(err)
 		}
-		if size += uint64(len(b)); len(out) > 0 && size > maxSize {
+		if size += uint64(n); len(out) > 0 && size > maxSize {
 			break
-		}
-		e := new(pb.Entry)
-		if err := proto.Unmarshal(b, e); err != nil {
-			return nil, s.fail(err)
 		}
 		out = append(out, e)
 	}
 	return out, nil
+}
+
+// entry reads an entry of r's log, and how many octets it takes there.
+func (m *Machine) entry(r *room, i uint64) (e *pb.Entry, octets int, err error) {
+	b, err := m.tx.Value(bucketLog, r.numbered(i))
+	if err != nil {
+		return nil, 0, err
+	}
+	e = new(pb.Entry)
+	return e, len(b), proto.Unmarshal(b, e)
 }
 
 // Snapshot makes one of the room as it is: raft asks for one only when a peer is

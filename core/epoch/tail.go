@@ -5,17 +5,16 @@ import (
 	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/isthmus-chat/isthmus/core"
 )
 
 // Anybody with a vote may say that it leads, and have others keep entries that are
-// never agreed on. How many there may be at the end of a log is bounded, by a rule
-// that holds for every part of what it holds for: who was made to keep as much as it
-// lets may be elected for its long log, and has to get that to the others, and one
-// entry more, the empty one of its term. So empty ones have a bound for each term,
-// and how fast their terms may rise.
+// never agreed on. So what may lie at the end of a log is bounded. Who was filled up to
+// the bound may be elected for its long log; it then has to hand that to the others, and
+// one entry more, the empty one of its term. Therefore the beginning of what is allowed
+// is allowed too, and empty entries are bounded by themselves: so many of a term, and
+// how fast one homeserver may bring them.
 const (
 	maxUnagreed      = 1024     // entries that say something,
 	maxUnagreedBytes = 16 << 20 // and their octets; two handshakes
@@ -55,11 +54,7 @@ func (m *Machine) tail(r *room, commit uint64) ([]int, error) {
 	if t.from > w.Commit || t.last() != w.Last {
 		*t = tail{from: w.Commit}
 		for i := w.Commit + 1; i <= w.Last; i++ {
-			b, err := m.tx.Value(bucketLog, r.numbered(i))
-			e := new(pb.Entry)
-			if err == nil {
-				err = proto.Unmarshal(b, e)
-			}
+			e, _, err := m.entry(r, i)
 			if err != nil {
 				return nil, err
 			}
@@ -80,10 +75,10 @@ func sum(list []int) (n int) {
 // A load is what lies at the end of a log.
 type load struct{ said, octets, all, blanks int }
 
-// bears counts one more entry, and reports whether it may lie there. of says whether
+// bears counts one more entry, and reports whether it may lie there. same says whether
 // its term is that of the entry before.
-func (l *load) bears(size int, of bool) bool {
-	if l.all++; !of {
+func (l *load) bears(size int, same bool) bool {
+	if l.all++; !same {
 		l.blanks = 0
 	}
 	if size == 0 {
@@ -169,11 +164,7 @@ func (m *Machine) yields(r *room, msg *pb.Message) (done bool, err error) {
 		return false, nil
 	}
 	for i := w.Commit + 1; i <= w.Last; i++ {
-		b, err := m.tx.Value(bucketLog, r.numbered(i))
-		e := new(pb.Entry)
-		if err == nil {
-			err = proto.Unmarshal(b, e)
-		}
+		e, _, err := m.entry(r, i)
 		switch {
 		case err != nil:
 			return false, err
