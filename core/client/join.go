@@ -312,9 +312,6 @@ func (c *Client) makeExternal(ctx context.Context, id core.RoomID, code string) 
 	if err != nil || m.GroupInfo == nil || !bytes.Equal(m.GroupInfo.Context.GroupID, core.GroupID(id)) {
 		return core.Errorf(core.Invalid, "not a GroupInfo of that room")
 	}
-	if err := c.notOlder(ctx, id, &m.GroupInfo.Context); err != nil {
-		return err
-	}
 	if err := c.prove(ctx, id, state.Certificates, &m.GroupInfo.Context); err != nil {
 		return c.unproven(id, "the state of the room that the homeserver shows", err)
 	}
@@ -354,25 +351,6 @@ func (c *Client) makeExternal(ctx context.Context, id core.RoomID, code string) 
 	c.keepJoining(r, g, joining{Handshake: &wire.Handshake{Message: commit,
 		Info: mls.NewPartialGroupInfo(m.GroupInfo, false).AppendTo([]byte{infoPartial}), Records: []core.Identity{c.self.proof()}}})
 	return nil
-}
-
-// notOlder refuses a state that would take a device back behind the epoch that it is
-// in, or into another history of that epoch.
-func (c *Client) notOlder(ctx context.Context, id core.RoomID, shown *mls.GroupContext) error {
-	r := c.rooms[id]
-	if r == nil || !r.Joined && r.Kept == 0 || r.Kind != core.Group {
-		return nil
-	}
-	if err := c.open(ctx, r); err != nil {
-		return err
-	}
-	have := r.g.Public()
-	if shown.Epoch > have.Epoch() || bytes.Equal(shown.AppendTo(nil), have.ContextBytes()) {
-		return nil
-	}
-	why := "the homeserver shows an older state of the room than this device has seen"
-	c.tell(Update{Kind: Alarm, Room: id, Text: why})
-	return core.Errorf(core.Invalid, "%s", why)
 }
 
 // lease asks for the state of a group, sealed to a key made for this.

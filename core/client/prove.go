@@ -39,7 +39,7 @@ func (c *Client) prove(ctx context.Context, id core.RoomID, encoded [][]byte, sh
 	}
 	if own := c.rooms[id]; by != nil && shown.Epoch <= from {
 		if own == nil || own.g == nil || !bytes.Equal(own.g.Public().ContextBytes(), shown.AppendTo(nil)) {
-			return core.Errorf(core.Denied, "this device has seen a newer state of the room")
+			return core.Errorf(core.Denied, "this device has seen a newer state of the room, or another of that epoch")
 		}
 		return nil
 	}
@@ -234,7 +234,7 @@ func (c *Client) attested(ctx context.Context, id core.RoomID, encoded []byte, g
 // homeservers that decide there have signed its commit: so it is in the room, and not
 // in a copy that its own homeserver made.
 func (c *Client) admitted(ctx context.Context, id core.RoomID, seq uint64) error {
-	last := error(nil)
+	var last error
 	for n := range maxUnknown {
 		if n > 0 {
 			if err := c.pause(ctx, min(n+2, 9)); err != nil {

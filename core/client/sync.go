@@ -143,15 +143,21 @@ func (c *Client) events(ctx context.Context, all []wire.Event, asked map[core.Ro
 }
 
 // leftBy takes note that the user is in a room no more: the homeserver gives nothing
-// of it any longer, the commit that says so included. So it is its word alone. Where
-// the user did not ask for it the group is set aside.
+// of it any longer, the commit that says so included.
 func (c *Client) leftBy(id core.RoomID) {
 	r := c.rooms[id]
 	if r == nil || !r.Member && !r.Joined {
 		return
 	}
+	r.Seen, r.Tries = c.now(), 0
+	c.out(r)
+}
+
+// out leaves a room on the homeserver's word alone. Where the user did not ask for it
+// the group is set aside.
+func (c *Client) out(r *room) {
 	asked := r.Leaving
-	r.Member, r.Leaving, r.Seen, r.Tries = false, false, c.now(), 0
+	r.Member, r.Leaving = false, false
 	if r.Joined {
 		switch {
 		case r.Kind != core.Group:
@@ -161,7 +167,7 @@ func (c *Client) leftBy(id core.RoomID) {
 		default:
 			c.setAside(r)
 		}
-		c.tell(Update{Kind: RoomLeft, Room: id, User: c.self.user})
+		c.tell(Update{Kind: RoomLeft, Room: r.ID, User: c.self.user})
 	}
 	c.touch(r)
 }
@@ -362,16 +368,7 @@ func (c *Client) enterAgain(ctx context.Context, r *room) error {
 	if r = c.rooms[r.ID]; r == nil { // the user is in it no more
 		return nil
 	}
-	asked := r.Leaving
-	if r.Member, r.Leaving = false, false; r.Joined {
-		if asked {
-			c.leaveGroup(r)
-		} else {
-			c.setAside(r)
-		}
-		c.tell(Update{Kind: RoomLeft, Room: r.ID, User: c.self.user})
-	}
-	c.touch(r)
+	c.out(r)
 	return c.flush(ctx)
 }
 
