@@ -227,6 +227,9 @@ func (m *Machine) raftMessage(r *room, from string, body []byte) error {
 	msg := m.parse(from, body)
 	if msg == nil || !plausible(&r.row, msg) || m.upstart(r, from, msg) {
 		m.stats.Ignored++
+		if msg != nil && misled(&r.row, msg) {
+			return m.none(r, from, msg)
+		}
 		return nil
 	}
 	if err := m.start(r); err != nil {
@@ -269,6 +272,28 @@ func (m *Machine) upstart(r *room, from string, msg *pb.Message) bool {
 	return m.upstarts.Take(r.key+"/"+core.HostOf(from), 1, m.now) > 0
 }
 
+// misled reports whether msg contradicts what is agreed here, and is no old one: somebody
+// lied to this homeserver, or does now. The certificates of a snapshot can say who.
+func misled(w *row, msg *pb.Message) bool {
+	if msg.GetType() != pb.MsgApp || msg.GetTerm() < w.Term {
+		return false
+	}
+	return slices.ContainsFunc(msg.GetEntries(), func(e *pb.Entry) bool {
+		return e.GetIndex() > w.First && e.GetIndex() <= w.Commit && w.term(e.GetIndex()) != e.GetTerm()
+	})
+}
+
+// none answers a leader's append as who has no log does: the leader sends a snapshot.
+func (m *Machine) none(r *room, from string, msg *pb.Message) error {
+	b, err := marshal.Marshal(&pb.Message{Type: pb.MsgAppResp.Enum(), From: new(m.self), To: msg.From, Term: msg.Term,
+		Index: msg.Index, Reject: new(true), RejectHint: new(uint64(0))})
+	if err != nil {
+		return core.Errorf(core.Internal, "raft message: %w", err)
+	}
+	m.send(r, from, core.PeerRaft, b)
+	return nil
+}
+
 func (m *Machine) step(r *room, msg *pb.Message) error {
 	err := m.guard(r, func() error {
 		_ = r.node.Step(msg) // what raft refuses it passes over
@@ -293,7 +318,7 @@ func (m *Machine) stranger(from string, in core.PeerMessage) error {
 	reply := &pb.Message{From: new(m.self), To: msg.From, Term: msg.Term}
 	switch msg.GetType() {
 	case pb.MsgApp:
-		reply.Type, reply.Index, reply.Reject, reply.RejectHint = pb.MsgAppResp.Enum(), msg.Index, new(true), new(uint64(0))
+		return m.none(&none, from, msg)
 	case pb.MsgHeartbeat:
 		reply.Type = pb.MsgHeartbeatResp.Enum()
 	case pb.MsgSnap:
