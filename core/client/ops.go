@@ -173,7 +173,7 @@ func (c *Client) usable(ctx context.Context, a core.Claim) (*mls.KeyPackage, err
 		return nil, core.Errorf(core.Invalid, "key package: %w", err)
 	}
 	if c.known[a.Device] == nil && len(c.users[a.User]) > 0 {
-		c.meet(ctx, a.User) // its other devices say whether it is one; without them there is a warning too many
+		c.meet(ctx, a.User) // its other devices say whether it is one; without them there is one warning too many
 	}
 	known := len(c.users[a.User])
 	err = c.learn(ctx, *a.Proof, a.User)

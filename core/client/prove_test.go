@@ -206,13 +206,16 @@ func TestEarlyCertificates(t *testing.T) {
 	alice, bob, carol := w.phone(user("alice"), nil), w.phone(user("bob"), nil), w.phone(user("carol"), nil)
 	room := alice.create("tea", policy.OpenJoin())
 	alice.invite(room, user("bob"))
-	agree(room, alice, bob)
+	tablet := w.phone(user("alice"), alice)
+	tablet.must(tablet.Join(ctx, room, ""))
+	agree(room, alice, bob, tablet)
 	w.early = true
 	alice.must(alice.Describe(ctx, room, "coffee", ""))
 	agree(room, alice, bob)
 	unproven(t, carol, carol.Join(ctx, room, ""))
 	w.early = false
 	alice.must(alice.Describe(ctx, room, "tea", ""))
+	tablet.must(tablet.Resync(ctx, room)) // it was away, and knows who decided before
 	carol.must(carol.Join(ctx, room, ""))
 	agree(room, alice, bob, carol)
 }

@@ -107,9 +107,9 @@ func turns(r core.Reader, key string) (epochs []uint64, err error) {
 	return epochs, err
 }
 
-// turn remembers c if it changed who decides.
+// turn remembers c if it changed who decides, and says so.
 func (m *Machine) turn(r *room, c *certRow) error {
-	if c.Facts.Rule == c.Rule && slices.Equal(c.Facts.Voters, c.Voters) {
+	if len(c.Facts.Voters) == 0 || c.Facts.Rule == c.Rule && slices.Equal(c.Facts.Voters, c.Voters) {
 		return nil
 	}
 	epochs, err := turns(m.tx, r.key)
@@ -204,7 +204,8 @@ func (m *Machine) restore(r *room, snap *pb.Snapshot) (bool, error) {
 	if !ok {
 		return refuse()
 	}
-	known, certs := len(r.auth.Voters) > 0, []*certRow(nil)
+	known := len(r.auth.Voters) > 0
+	var certs []*certRow
 	out, err := m.cfg.Rooms.RestoreGroup(m.tx, m.now, r.id, s.Group, func(after core.Authority, transcript, tree []byte) (err error) {
 		if certs, err = m.believe(r, s.Certs); err != nil {
 			return err
