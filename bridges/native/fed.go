@@ -46,7 +46,7 @@ const (
 	scanRooms    = 64      // rooms looked up in one snapshot
 	strangerPart = 50      // who shares no room with us may ask a fiftieth of the rate
 	metFor       = time.Hour
-	idleTicks    = 100                    // of the agreement's clock, to one while nobody waits for it: 10 s
+	idleTicks    = 100                    // of the clock, of which the agreement is told one while nobody waits for it: 10 s
 	saveEvery    = 250 * time.Millisecond // between two writes of how far peers are
 )
 

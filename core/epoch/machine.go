@@ -80,7 +80,7 @@ type Machine struct {
 	naps  map[core.RoomID]*room // those awake that rest
 	dirty []*room               // to be written by Seal, in order of change
 	ticks uint64
-	swept time.Time // when it was looked for rooms that are idle
+	swept time.Time // when idle rooms were last looked for
 	woken bool      // the rooms that were awake when the last process ended are awake again,
 	upTo  string    // up to this key
 

@@ -53,7 +53,7 @@ type room struct {
 	napUntil uint64 // tick
 	sign     uint64 // of progress
 	gone     bool   // nobody answered this homeserver for long after it had left
-	led      uint64 // 1 + tick of the last word of who leads, or says so
+	led      uint64 // 1 + tick of the last word of who leads, or claims to
 	uneasy   bool   // somebody may have been left behind, and no leader was met since
 
 	tail       tail                      // what the last entries hold,
