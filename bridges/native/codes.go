@@ -34,8 +34,8 @@ func newCodes(now func() time.Time) *codes {
 	return &codes{asked: newBuckets(codeRate, codeBurst), turn: make(chan struct{}, 1), now: now}
 }
 
-// hash is how a join code is kept (PROTOCOL §9), as who asks pays for it. The salt is
-// of the room, because a code is looked up among all of its room.
+// hash is how a join code is kept (PROTOCOL §7); who asks pays for it. The salt is of
+// the room, because a code is looked up among all of its room.
 func (s *codes) hash(ctx context.Context, who string, room core.RoomID, code string) (out [32]byte, err error) {
 	if code == "" || len(code) > maxCode {
 		return out, core.Errorf(core.Invalid, "a join code has 1 to %d octets", maxCode)

@@ -26,7 +26,7 @@ func (h *homeserver) metric(name string) (n int) {
 	return n
 }
 
-// raftID is a homeserver's name in raft (PROTOCOL §7).
+// raftID is a homeserver's name in raft (PROTOCOL §6).
 func raftID(h *homeserver) *uint64 {
 	sum := sha256.Sum256([]byte(h.domain))
 	return proto.Uint64(binary.BigEndian.Uint64(sum[:8]))

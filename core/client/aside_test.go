@@ -70,9 +70,7 @@ func TestWelcomeToACopy(t *testing.T) {
 	w.hide = room
 	bob.sync()
 	w.hide = ""
-	real := w.rooms[room]
-	w.rooms[room] = new(*real)
-	w.rooms[room].log, w.rooms[room].certs = slices.Clone(real.log), slices.Clone(real.certs)
+	real := w.copied(room)
 	log := slices.Clone(w.log)
 	carol.must(carol.Remove(ctx, room, user("bob")))
 	carol.invite(room, user("bob"))

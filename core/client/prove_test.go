@@ -13,12 +13,18 @@ import (
 	"github.com/isthmus-chat/isthmus/core/wire"
 )
 
-// fork has a member make a change in a copy of the room that only liar signs, and
-// leaves the copy in the room's place. It returns the room as it is.
-func (w *world) fork(room core.RoomID, member *phone, liar string) *fakeRoom {
+// copied puts a copy in the room's place, and returns the room as it is.
+func (w *world) copied(room core.RoomID) *fakeRoom {
 	real := w.rooms[room]
 	w.rooms[room] = new(*real)
 	w.rooms[room].log, w.rooms[room].certs = slices.Clone(real.log), slices.Clone(real.certs)
+	return real
+}
+
+// fork has a member make a change in a copy of the room that only liar signs, and
+// leaves the copy in the room's place. It returns the room as it is.
+func (w *world) fork(room core.RoomID, member *phone, liar string) *fakeRoom {
+	real := w.copied(room)
 	w.signs = func([]string) []string { return []string{liar} }
 	if err := member.Describe(ctx, room, "a copy", ""); err == nil {
 		w.Fatal("an honest device follows what one homeserver has signed")
