@@ -120,11 +120,7 @@ func TestHostileMessages(t *testing.T) {
 	}
 	before := a.m.Stats().Ignored
 	for i, m := range all {
-		body, err := marshal.Marshal(m)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := a.do(core.PeerMessages{From: three[1], Messages: []core.PeerMessage{{Room: testRoom, Kind: core.PeerRaft, Body: body}}}, false); err != nil {
+		if _, err := a.do(raftOf(t, three[1], testRoom, m), false); err != nil {
 			t.Errorf("message %d: %v", i, err)
 		}
 	}
@@ -409,11 +405,8 @@ func TestUpstart(t *testing.T) {
 	before := a.m.rooms[testRoom].row.Term
 	for i := range uint64(10 * upstartRate.Burst) {
 		for _, kind := range []pb.MessageType{pb.MsgHeartbeat, pb.MsgApp, pb.MsgVote, pb.MsgAppResp} {
-			body, err := marshal.Marshal(&pb.Message{Type: kind.Enum(), From: new(memberID("c.example")), To: new(memberID("a.example")), Term: new(before + 20*i + uint64(kind))})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := a.do(core.PeerMessages{From: "c.example", Messages: []core.PeerMessage{{Room: testRoom, Kind: core.PeerRaft, Body: body}}}, false); err != nil {
+			msg := &pb.Message{Type: kind.Enum(), From: new(memberID("c.example")), To: new(memberID("a.example")), Term: new(before + 20*i + uint64(kind))}
+			if _, err := a.do(raftOf(t, "c.example", testRoom, msg), false); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
+	pb "go.etcd.io/raft/v3/raftpb"
 
 	"github.com/isthmus-chat/isthmus/core"
 	"github.com/isthmus-chat/isthmus/core/identity"
@@ -517,6 +518,16 @@ func (c *cluster) certificate(domain string, room core.RoomID, epoch uint64, vot
 		c.t.Fatal(err)
 	}
 	return cert
+}
+
+// raftOf is a raft message about a room, as others hear it from a homeserver.
+func raftOf(t testing.TB, from string, room core.RoomID, msg *pb.Message) core.PeerMessages {
+	t.Helper()
+	body, err := marshal.Marshal(msg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return core.PeerMessages{From: from, Messages: []core.PeerMessage{{Room: room, Kind: core.PeerRaft, Body: body}}}
 }
 
 // dump logs where every homeserver stands.

@@ -101,12 +101,8 @@ func (c *cluster) append(liar, to string, term, after, logTerm uint64, es []*pb.
 			e.Term = &term
 		}
 	}
-	body, err := marshal.Marshal(&pb.Message{Type: pb.MsgApp.Enum(), From: new(memberID(liar)), To: new(memberID(to)), Term: &term,
+	return raftOf(c.t, liar, testRoom, &pb.Message{Type: pb.MsgApp.Enum(), From: new(memberID(liar)), To: new(memberID(to)), Term: &term,
 		Index: &after, LogTerm: &logTerm, Commit: new(uint64(0)), Entries: es})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return core.PeerMessages{From: liar, Messages: []core.PeerMessage{{Room: testRoom, Kind: core.PeerRaft, Body: body}}}
 }
 
 // Who says that it leads makes nobody keep without end what is never agreed; and who
@@ -181,12 +177,9 @@ func TestMisledFindsBack(t *testing.T) {
 	liar, misled := three[1], c.nodes[three[2]]
 	w := misled.m.rooms[testRoom].row
 	lie := handshake(testRoom, liar, 1, change{Nonce: "a lie"})
-	body, err := marshal.Marshal(&pb.Message{Type: pb.MsgApp.Enum(), From: new(memberID(liar)), To: new(misled.m.self), Term: new(w.Term + 1),
-		Index: &w.Last, LogTerm: new(w.term(w.Last)), Commit: new(w.Last + 1), Entries: []*pb.Entry{{Term: new(w.Term + 1), Index: new(w.Last + 1), Data: lie.Encode()}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := misled.do(core.PeerMessages{From: liar, Messages: []core.PeerMessage{{Room: testRoom, Kind: core.PeerRaft, Body: body}}}, false); err != nil {
+	msg := &pb.Message{Type: pb.MsgApp.Enum(), From: new(memberID(liar)), To: new(misled.m.self), Term: new(w.Term + 1),
+		Index: &w.Last, LogTerm: new(w.term(w.Last)), Commit: new(w.Last + 1), Entries: []*pb.Entry{{Term: new(w.Term + 1), Index: new(w.Last + 1), Data: lie.Encode()}}}
+	if _, err := misled.do(raftOf(t, liar, testRoom, msg), false); err != nil {
 		t.Fatal(err)
 	}
 	c.net = nil
@@ -240,11 +233,8 @@ func TestStrangerKnocks(t *testing.T) {
 	a := c.nodes[three[0]]
 	c.create("mimi://a.example/r/alone", three[0])
 	knock := func(from string, id core.RoomID) []core.Send {
-		body, err := marshal.Marshal(&pb.Message{Type: pb.MsgHeartbeat.Enum(), From: new(memberID(from)), To: new(memberID(three[0])), Term: new(uint64(1)), Commit: new(uint64(1))})
-		if err != nil {
-			t.Fatal(err)
-		}
-		out, err := a.do(core.PeerMessages{From: from, Messages: []core.PeerMessage{{Room: id, Kind: core.PeerRaft, Body: body}}}, false)
+		msg := &pb.Message{Type: pb.MsgHeartbeat.Enum(), From: new(memberID(from)), To: new(memberID(three[0])), Term: new(uint64(1)), Commit: new(uint64(1))}
+		out, err := a.do(raftOf(t, from, id, msg), false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -334,11 +334,7 @@ func FuzzRaftMessages(f *testing.F) {
 				msg.Snapshot = &pb.Snapshot{Data: data, Metadata: &pb.SnapshotMetadata{Index: msg.Index, Term: msg.LogTerm,
 					ConfState: &pb.ConfState{Voters: []uint64{others[from], n.m.self}, Learners: others[1-from : 2-from]}}}
 			}
-			body, err := marshal.Marshal(msg)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, in := range []core.Input{core.PeerMessages{From: three[1+from], Messages: []core.PeerMessage{{Room: testRoom, Kind: core.PeerRaft, Body: body}}}, core.Tick{}} {
+			for _, in := range []core.Input{raftOf(t, three[1+from], testRoom, msg), core.Tick{}} {
 				if _, err := n.m.Apply(n.store, c.now, in); err != nil {
 					t.Fatal(err)
 				}

@@ -35,11 +35,7 @@ func (c *cluster) liarsSnapshot(liar, to string, epoch uint64, certs ...certRow)
 	msg := &pb.Message{Type: pb.MsgSnap.Enum(), From: new(memberID(liar)), To: new(memberID(to)), Term: new(w.Term + 1),
 		Snapshot: &pb.Snapshot{Data: data, Metadata: &pb.SnapshotMetadata{Index: new(w.Last + 50), Term: new(w.Term),
 			ConfState: &pb.ConfState{Voters: []uint64{memberID(liar)}, Learners: []uint64{memberID(to)}}}}}
-	body, err := marshal.Marshal(msg)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return core.PeerMessages{From: liar, Messages: []core.PeerMessage{{Room: testRoom, Kind: core.PeerRaft, Body: body}}}
+	return raftOf(c.t, liar, testRoom, msg)
 }
 
 // What one voter says of a room does not take the place of what is here: those who
