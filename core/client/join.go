@@ -57,6 +57,15 @@ func (c *Client) dropJoining(r *room) {
 	}
 }
 
+// stillJoining is the room that this device is about to enter by a commit, nil if that
+// was settled meanwhile.
+func (c *Client) stillJoining(id core.RoomID, commit []byte) *room {
+	if r := c.rooms[id]; r != nil && r.Joining && bytes.Equal(r.JoinID, commit) {
+		return r
+	}
+	return nil
+}
+
 // loadJoining reads what keepJoining wrote.
 func (c *Client) loadJoining(ctx context.Context, r *room) (g *group.Group, j joining, err error) {
 	rows, err := c.cfg.Store.Rows(ctx, tableJoining+string(r.ID), 0, 2)
@@ -102,8 +111,8 @@ func (c *Client) begin(ctx context.Context, id core.RoomID) error {
 		} else {
 			seq, err = c.tryEnter(ctx, id, *j.Handshake)
 		}
-		if r = c.rooms[id]; r == nil || !r.Joining || !bytes.Equal(r.JoinID, what) {
-			if r != nil && r.Joined && !r.Joining {
+		if r = c.stillJoining(id, what); r == nil {
+			if r = c.rooms[id]; r != nil && r.Joined && !r.Joining {
 				return nil
 			}
 			return core.Errorf(core.Conflict, "another attempt to enter that room came first")

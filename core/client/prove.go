@@ -198,7 +198,7 @@ func (c *Client) admit(ctx context.Context, r *room, encoded []byte, seq uint64)
 	}
 	id, what := r.ID, r.JoinID
 	signers, err := c.attested(ctx, id, encoded, g, j)
-	if r = c.rooms[id]; r == nil || !r.Joining || !bytes.Equal(r.JoinID, what) {
+	if r = c.stillJoining(id, what); r == nil {
 		return nil // meanwhile
 	}
 	if err == nil {
@@ -253,7 +253,7 @@ func (c *Client) admitted(ctx context.Context, id core.RoomID, seq uint64) error
 		a, err := ask(ctx, c, func(ctx context.Context) (wire.Certificates, error) {
 			return c.cfg.Home.Certificates(ctx, id, g.Epoch())
 		})
-		if r = c.rooms[id]; r == nil || !r.Joining || !bytes.Equal(r.JoinID, what) {
+		if r = c.stillJoining(id, what); r == nil {
 			return nil
 		}
 		if err == nil && len(a.Certificates) > 0 {
