@@ -198,6 +198,14 @@ func wireEvent(e *core.Event) wire.Event {
 	return w
 }
 
+// called is what people read for a user: the name, or what a bridge calls whom it relays.
+func called(u core.UserURI, name string) string {
+	if who, ok := u.Relayed(name); ok {
+		return who
+	}
+	return u.Local()
+}
+
 // controlText says in words what a control message did.
 func controlText(e *core.Event) string {
 	c := e.Control
@@ -209,10 +217,7 @@ func controlText(e *core.Event) string {
 			name = s.Name
 		}
 	}
-	who, ok := c.User.Relayed(name)
-	if !ok {
-		who = c.User.Local()
-	}
+	who := called(c.User, name)
 	why := ""
 	if c.Text != "" {
 		why = ": " + c.Text
@@ -280,11 +285,7 @@ func plainText(v any) ([]byte, bool) {
 func textLines(b *bytes.Buffer, events []wire.Event) {
 	for _, e := range events {
 		at := time.UnixMilli(e.Accepted).UTC().Format("2006-01-02 15:04:05")
-		who, ok := e.Sender.Relayed(e.Name)
-		if !ok {
-			who = e.Sender.Local()
-		}
-		room, who := printable(e.Room.Local()), printable(who)
+		room, who := printable(e.Room.Local()), printable(called(e.Sender, e.Name))
 		switch {
 		case e.Sealed != nil:
 			fmt.Fprintf(b, "%s %s %s: (encrypted)\n", at, room, who)
