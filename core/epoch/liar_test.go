@@ -172,28 +172,40 @@ func TestEndlessAppends(t *testing.T) {
 // Whom somebody who said that it leads had agree on what nobody else did finds back by
 // the certificates of what those who decide agreed on, and has a vote again.
 func TestMisledFindsBack(t *testing.T) {
-	c := grown(t, 51, three...)
-	c.quiet()
-	liar, misled := three[1], c.nodes[three[2]]
-	w := misled.m.rooms[testRoom].row
-	lie := handshake(testRoom, liar, 1, change{Nonce: "a lie"})
-	msg := &pb.Message{Type: pb.MsgApp.Enum(), From: new(memberID(liar)), To: new(misled.m.self), Term: new(w.Term + 1),
-		Index: &w.Last, LogTerm: new(w.term(w.Last)), Commit: new(w.Last + 1), Entries: []*pb.Entry{{Term: new(w.Term + 1), Index: new(w.Last + 1), Data: lie.Encode()}}}
-	if _, err := misled.do(raftOf(t, liar, testRoom, msg), false); err != nil {
-		t.Fatal(err)
+	for _, many := range []uint64{1, 3000} { // that many are beyond what is true for long, and the older half is let go of
+		c := grown(t, 51, three...)
+		c.quiet()
+		liar, misled := three[1], c.nodes[three[2]]
+		w := misled.m.rooms[testRoom].row
+		msg := &pb.Message{Type: pb.MsgApp.Enum(), From: new(memberID(liar)), To: new(misled.m.self), Term: new(w.Term + 1),
+			Index: &w.Last, LogTerm: new(w.term(w.Last)), Commit: new(w.Last + many)}
+		for i := range many {
+			msg.Entries = append(msg.Entries, &pb.Entry{Term: new(w.Term + 1), Index: new(w.Last + 1 + i), Data: []byte{1}})
+		}
+		lie := handshake(testRoom, liar, 1, change{Nonce: "a lie"})
+		msg.Entries[0].Data = lie.Encode()
+		if _, err := misled.do(raftOf(t, liar, testRoom, msg), false); err != nil {
+			t.Fatal(err)
+		}
+		c.net = nil
+		if e, r := c.epoch(three[2], testRoom), misled.m.rooms[testRoom]; e != 2 || r.row.Commit != w.Last+many {
+			t.Fatalf("nobody is misled: epoch %d, %d agreed", e, r.row.Commit)
+		}
+		for e := uint64(1); e < 5; e++ {
+			c.decide(handshake(testRoom, three[0], e, change{}))
+			c.run("a certificate", proposeTicks, func() bool { _, err := CertificateOf(c.nodes[three[0]].store, testRoom, e+1); return err == nil })
+		}
+		c.run("finding back", 3*snapshotTicks, func() bool { return c.epoch(three[2], testRoom) == 5 })
+		if r := misled.m.rooms[testRoom]; r.row.Commit > w.Last+100 {
+			t.Errorf("%d entries agreed, of which it ought to know nothing", r.row.Commit)
+		}
+		c.nodes[liar].down = true
+		c.decide(handshake(testRoom, three[0], 5, change{}))
+		c.run("a vote", 3*napMost, func() bool { return c.epoch(three[0], testRoom) == 6 && c.epoch(three[2], testRoom) == 6 })
+		misled.restart()
+		c.decide(handshake(testRoom, three[2], 6, change{}))
+		c.run("a restart", 3*napMost, func() bool { return c.epoch(three[0], testRoom) == 7 && c.epoch(three[2], testRoom) == 7 })
 	}
-	c.net = nil
-	if e := c.epoch(three[2], testRoom); e != 2 {
-		t.Fatalf("nobody is misled: epoch %d", e)
-	}
-	for e := uint64(1); e < 5; e++ {
-		c.decide(handshake(testRoom, three[0], e, change{}))
-		c.run("a certificate", proposeTicks, func() bool { _, err := CertificateOf(c.nodes[three[0]].store, testRoom, e+1); return err == nil })
-	}
-	c.run("finding back", 3*snapshotTicks, func() bool { return c.epoch(three[2], testRoom) == 5 })
-	c.nodes[liar].down = true
-	c.decide(handshake(testRoom, three[0], 5, change{}))
-	c.run("a vote", 3*napMost, func() bool { return c.epoch(three[0], testRoom) == 6 && c.epoch(three[2], testRoom) == 6 })
 }
 
 // A log whose end grew beyond all bounds, as it could once, is cut back.

@@ -232,6 +232,9 @@ func (m *Machine) raftMessage(r *room, from string, body []byte) error {
 		}
 		return nil
 	}
+	if done, err := m.astray(r, from, msg); err != nil || done {
+		return err
+	}
 	if err := m.start(r); err != nil {
 		return err
 	}
@@ -278,19 +281,55 @@ func misled(w *row, msg *pb.Message) bool {
 	if msg.GetType() != pb.MsgApp || msg.GetTerm() < w.Term {
 		return false
 	}
-	return slices.ContainsFunc(msg.GetEntries(), func(e *pb.Entry) bool {
-		return e.GetIndex() > w.First && e.GetIndex() <= w.Commit && w.term(e.GetIndex()) != e.GetTerm()
-	})
+	return slices.ContainsFunc(msg.GetEntries(), func(e *pb.Entry) bool { return contradicts(w, e) })
+}
+
+// astray begins the log anew at a snapshot of a later epoch than what was applied here
+// came to, at an index that this came to: raft would say that it is old, but those who
+// decide have signed for it, so what was called agreed here was not. done: msg is answered.
+func (m *Machine) astray(r *room, from string, msg *pb.Message) (done bool, err error) {
+	w, snap := &r.row, msg.GetSnapshot()
+	if msg.GetType() != pb.MsgSnap || msg.GetTerm() < w.Term || snap.GetMetadata().GetIndex() > w.Applied {
+		return false, nil
+	}
+	var s groupSnapshot
+	if strict.Unmarshal(snap.GetData(), &s) != nil || len(s.Certs) > maxSnapshotCerts {
+		return false, nil
+	}
+	certs, err := m.believe(r, s.Certs)
+	if n := len(certs); err != nil || n == 0 || certs[n-1].Facts.Epoch <= r.auth.Epoch {
+		return false, err
+	}
+	if done, err = m.restore(r, snap); err != nil || !done {
+		return done, err
+	}
+	if r.node, r.leader = nil, false; msg.GetTerm() > w.Term {
+		w.Term, w.Vote = msg.GetTerm(), 0
+	}
+	return true, m.answer(r, from, &pb.Message{Type: pb.MsgAppResp.Enum(), From: new(m.self), To: msg.From, Term: msg.Term, Index: &w.Commit})
+}
+
+// contradicts reports whether e cannot be in the log of which the agreed part is here.
+func contradicts(w *row, e *pb.Entry) bool {
+	if n := e.GetIndex(); n > w.First {
+		return n <= w.Commit && w.term(n) != e.GetTerm()
+	}
+	return e.GetTerm() > w.term(w.First)
 }
 
 // none answers a leader's append as who has no log does: the leader sends a snapshot.
 func (m *Machine) none(r *room, from string, msg *pb.Message) error {
-	b, err := marshal.Marshal(&pb.Message{Type: pb.MsgAppResp.Enum(), From: new(m.self), To: msg.From, Term: msg.Term,
+	return m.answer(r, from, &pb.Message{Type: pb.MsgAppResp.Enum(), From: new(m.self), To: msg.From, Term: msg.Term,
 		Index: msg.Index, Reject: new(true), RejectHint: new(uint64(0))})
+}
+
+// answer says msg in raft's place.
+func (m *Machine) answer(r *room, to string, msg *pb.Message) error {
+	b, err := marshal.Marshal(msg)
 	if err != nil {
 		return core.Errorf(core.Internal, "raft message: %w", err)
 	}
-	m.send(r, from, core.PeerRaft, b)
+	m.send(r, to, core.PeerRaft, b)
 	return nil
 }
 
@@ -315,22 +354,14 @@ func (m *Machine) stranger(from string, in core.PeerMessage) error {
 		m.stats.Ignored++
 		return nil
 	}
-	reply := &pb.Message{From: new(m.self), To: msg.From, Term: msg.Term}
 	switch msg.GetType() {
 	case pb.MsgApp:
 		return m.none(&none, from, msg)
 	case pb.MsgHeartbeat:
-		reply.Type = pb.MsgHeartbeatResp.Enum()
+		return m.answer(&none, from, &pb.Message{Type: pb.MsgHeartbeatResp.Enum(), From: new(m.self), To: msg.From, Term: msg.Term})
 	case pb.MsgSnap:
 		return m.arrive(from, in.Room, msg)
-	default:
-		return nil
 	}
-	b, err := marshal.Marshal(reply)
-	if err != nil {
-		return core.Errorf(core.Internal, "raft message: %w", err)
-	}
-	m.send(&none, from, core.PeerRaft, b)
 	return nil
 }
 
@@ -430,7 +461,7 @@ func plausibleEntries(w *row, msg *pb.Message) bool {
 			e.GetType() != pb.EntryNormal && e.GetType() != pb.EntryConfChangeV2 || len(e.GetData()) > maxOffer {
 			return false
 		}
-		if n := e.GetIndex(); n > w.First && n <= w.Commit && w.term(n) != e.GetTerm() {
+		if contradicts(w, e) {
 			return false
 		}
 		term = e.GetTerm()
