@@ -42,7 +42,6 @@ type world struct {
 	forge   func(ev *wire.Event)        // changes what devices are shown
 	lend    func(s *wire.GroupState)    // and what they enter by
 	signs   func(of []string) []string  // who signs a commit of those who decide
-	early   bool                        // approvals do not say who decides next, as they were once
 	lacks   uint64                      // certificates up to that epoch cannot be had
 	hide    core.RoomID                 // who syncs is told not to be in it
 	perSync int
@@ -464,9 +463,6 @@ func (w *world) certify(domains []string, a epoch.Approval) []byte {
 	for _, d := range domains {
 		a.Domain = d
 		b := encode(&a)
-		if w.early {
-			b = encode([]any{a.Room, a.Epoch, a.Commit, a.Transcript, a.Tree, a.Index, a.Domain})
-		}
 		list = append(list, signed{Bytes: b, Signature: identity.Sign(w.key(d), epoch.ApprovalLabel, b)})
 	}
 	return encode(list)

@@ -250,7 +250,7 @@ func (c *Client) follow(r *room, ev *wire.Event, m *mls.Message) (done bool, err
 	if err != nil {
 		return refused(fmt.Errorf("the room's policy does not allow a change that its homeservers took: %w", err))
 	}
-	if err := decides(facts, after.Authority()); err != nil && len(facts.Voters) > 0 { // approvals did not say it once
+	if err := decides(facts, after.Authority()); err != nil {
 		return refused(err)
 	}
 	return true, c.merge(r, ev, t, after, own)

@@ -66,8 +66,8 @@ func (c *Client) prove(ctx context.Context, id core.RoomID, encoded [][]byte, sh
 	}
 	for _, cert := range certs[:len(certs)-1] {
 		f := cert.Facts()
-		if f.Room != id || f.Epoch <= from || f.Epoch >= shown.Epoch || len(f.Voters) == 0 {
-			continue // also those from before approvals said who decides next
+		if f.Room != id || f.Epoch <= from || f.Epoch >= shown.Epoch {
+			continue
 		}
 		if err = c.signedBy(ctx, cert, *by); err == nil {
 			by, from = &policy.Authority{Domains: f.Voters, Rule: policy.Rule(f.Rule)}, f.Epoch

@@ -38,29 +38,6 @@ type Approval struct {
 	Domain     string   // who approves
 }
 
-// UnmarshalCBOR reads one; also as it was before it said who decides next, for those
-// that are stored.
-func (a *Approval) UnmarshalCBOR(b []byte) error {
-	type plain Approval
-	err := strict.Unmarshal(b, (*plain)(a))
-	if err == nil {
-		return nil
-	}
-	var old struct {
-		_                        struct{} `cbor:",toarray"`
-		Room                     core.RoomID
-		Epoch                    uint64
-		Commit, Transcript, Tree []byte
-		Index                    uint64
-		Domain                   string
-	}
-	if strict.Unmarshal(b, &old) != nil {
-		return err
-	}
-	*a = Approval{Room: old.Room, Epoch: old.Epoch, Commit: old.Commit, Transcript: old.Transcript, Tree: old.Tree, Index: old.Index, Domain: old.Domain}
-	return nil
-}
-
 // same reports whether two approvals are of the same thing.
 func (a *Approval) same(b *Approval) bool {
 	return a.Room == b.Room && a.Epoch == b.Epoch && a.Index == b.Index && a.Rule == b.Rule && slices.Equal(a.Voters, b.Voters) && bytes.Equal(a.Commit, b.Commit) &&
@@ -99,7 +76,7 @@ func (s *signed) open() error {
 	if err := strict.Unmarshal(s.Bytes, &s.a); err != nil {
 		return core.Errorf(core.Invalid, "approval: %w", err)
 	}
-	if a := &s.a; len(a.Commit) != 32 || len(a.Transcript) > 64 || len(a.Tree) > 64 || len(a.Voters) > maxApprovals || a.Domain == "" || a.Room == "" {
+	if a := &s.a; len(a.Commit) != 32 || len(a.Transcript) > 64 || len(a.Tree) > 64 || len(a.Voters) == 0 || len(a.Voters) > maxApprovals || a.Domain == "" || a.Room == "" {
 		return core.Errorf(core.Invalid, "an approval without its parts")
 	}
 	return nil

@@ -462,27 +462,6 @@ func TestOtherInputs(t *testing.T) {
 	}
 }
 
-// Approvals that were stored before they said who decides next can be read.
-func TestOldApproval(t *testing.T) {
-	a := Approval{Room: testRoom, Epoch: 3, Commit: bytes.Repeat([]byte{1}, 32), Transcript: []byte{3}, Tree: []byte{2}, Index: 7, Domain: "a.example"}
-	b, err := cbor.Marshal([]any{a.Room, a.Epoch, a.Commit, a.Transcript, a.Tree, a.Index, a.Domain})
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := parseSigned((&signed{Bytes: b, Signature: make([]byte, 64)}).encode())
-	if err != nil || !got.a.same(&a) || got.a.Domain != a.Domain {
-		t.Fatalf("%+v %v", got.a, err)
-	}
-	c, err := cbor.Marshal([]any{[]any{a.Room, a.Epoch, a.Commit, a.Transcript, a.Tree, a.Index, ""}, 5, three, 1, 2, nil, nil})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var row certRow
-	if err := cbor.Unmarshal(c, &row); err != nil || !row.Facts.same(&a) || row.Seq != 5 || row.Rule != 1 {
-		t.Fatalf("%+v %v", row, err)
-	}
-}
-
 func FuzzApprovals(f *testing.F) {
 	s := sign(homeKey("a.example"), Approval{Room: testRoom, Epoch: 3, Commit: bytes.Repeat([]byte{1}, 32), Tree: []byte{2}, Domain: "a.example"})
 	t := sign(homeKey("a.example"), Approval{Room: testRoom, Epoch: 3, Commit: bytes.Repeat([]byte{2}, 32), Tree: []byte{2}, Domain: "a.example"})

@@ -109,7 +109,7 @@ func turns(r core.Reader, key string) (epochs []uint64, err error) {
 
 // turn remembers c if it changed who decides, and says so.
 func (m *Machine) turn(r *room, c *certRow) error {
-	if len(c.Facts.Voters) == 0 || c.Facts.Rule == c.Rule && slices.Equal(c.Facts.Voters, c.Voters) {
+	if c.Facts.Rule == c.Rule && slices.Equal(c.Facts.Voters, c.Voters) {
 		return nil
 	}
 	epochs, err := turns(m.tx, r.key)
@@ -180,9 +180,7 @@ func (m *Machine) believe(r *room, certs []certRow) ([]*certRow, error) {
 			continue
 		}
 		out, epoch = append(out, c), c.Facts.Epoch
-		if len(c.Facts.Voters) > 0 {
-			voters, rule = c.Facts.Voters, c.Facts.Rule
-		}
+		voters, rule = c.Facts.Voters, c.Facts.Rule
 	}
 	return out, nil
 }
