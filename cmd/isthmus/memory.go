@@ -16,10 +16,10 @@ const (
 
 // tendMemory gives memory back when the server falls quiet, so that thousands of
 // idle clients cost what they hold and not what their arrival once needed; shrink does
-// so for memory that is not Go's. The
-// collector alone would come only when as much again is allocated. (To let it run
-// more rarely while busy, GOGC=400, makes a page of history a fifth cheaper, and
-// leaves the heap so scattered that an idle client costs a tenth more.)
+// so for memory that is not Go's. The collector alone would come only when as much
+// again is allocated. (To let it run more rarely while busy, GOGC=400, makes a page of
+// history a fifth cheaper, and leaves the heap so scattered that an idle client costs
+// a tenth more.)
 func tendMemory(ctx context.Context, shrink func()) {
 	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	tick := time.NewTicker(quietTick)
