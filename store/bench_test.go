@@ -171,3 +171,30 @@ func header(tb testing.TB, e *core.Event, s *core.Signed) []byte {
 	}
 	return b
 }
+
+// BenchmarkValue reads a small value of a store that has large ones beside it.
+func BenchmarkValue(b *testing.B) {
+	db := openBench(b, "sqlite")
+	large := make([]byte, 1<<20)
+	for n := range 64 {
+		update(b, db, func(t core.Tx) error {
+			for i := range 64 {
+				if err := t.PutValue("small", fmt.Sprintf("%02d/%02d", n, i), []byte("x")); err != nil {
+					return err
+				}
+			}
+			return t.PutValue("small", fmt.Sprintf("%02d/large", n), large)
+		})
+	}
+	i := 0
+	for b.Loop() {
+		i++
+		err := db.View(context.Background(), func(r core.Reader) error {
+			_, err := r.Value("small", fmt.Sprintf("%02d/%02d", i%64, i/64%64))
+			return err
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}

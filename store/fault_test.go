@@ -76,7 +76,7 @@ func TestURL(t *testing.T) {
 			t.Errorf("%s: %v, %v", filepath.Base(name), fi, err)
 		}
 	}
-	if v := db.Version(); v != "sqlite, schema 0001_init" {
+	if v := db.Version(); v != "sqlite, schema 0002_large_values" {
 		t.Errorf("version %q", v)
 	}
 }
@@ -115,21 +115,21 @@ func TestMigrations(t *testing.T) {
 		next := &fstest.MapFile{Data: []byte("CREATE TABLE extra (n BIGINT); INSERT INTO extra (n) VALUES (7); -- a; b\n")}
 		t.Run("broken", func(t *testing.T) {
 			withSchema(t, func(f fstest.MapFS) {
-				f["schema/0002_next.sql"] = next
-				f["schema/0003_bad.sql"] = &fstest.MapFile{Data: []byte("CREATE TABLE broken (n BIGINT); NONSENSE;")}
+				f["schema/0003_next.sql"] = next
+				f["schema/0004_bad.sql"] = &fstest.MapFile{Data: []byte("CREATE TABLE broken (n BIGINT); NONSENSE;")}
 			})
-			if _, err := try(); err == nil || !strings.Contains(err.Error(), "0003_bad") {
+			if _, err := try(); err == nil || !strings.Contains(err.Error(), "0004_bad") {
 				t.Errorf("got %v", err)
 			}
 		})
 		t.Run("gap", func(t *testing.T) {
-			withSchema(t, func(f fstest.MapFS) { f["schema/0003_next.sql"] = next })
+			withSchema(t, func(f fstest.MapFS) { f["schema/0004_next.sql"] = next })
 			_, err := try()
 			refused(t, core.Internal, err)
 		})
 		t.Run("forward", func(t *testing.T) { // all of the broken run was rolled back
-			withSchema(t, func(f fstest.MapFS) { f["schema/0002_next.sql"] = next })
-			if applied, err := try(); err != nil || !slices.Equal(applied, []string{"0002_next"}) {
+			withSchema(t, func(f fstest.MapFS) { f["schema/0003_next.sql"] = next })
+			if applied, err := try(); err != nil || !slices.Equal(applied, []string{"0003_next"}) {
 				t.Errorf("applied %v, %v", applied, err)
 			}
 			b.open()
@@ -142,11 +142,43 @@ func TestMigrations(t *testing.T) {
 		})
 		t.Run("changed", func(t *testing.T) {
 			withSchema(t, func(f fstest.MapFS) {
-				f["schema/0002_next.sql"] = &fstest.MapFile{Data: append(slices.Clone(next.Data), ' ')}
+				f["schema/0003_next.sql"] = &fstest.MapFile{Data: append(slices.Clone(next.Data), ' ')}
 			})
 			_, err := try()
 			refused(t, core.Unsupported, err)
 		})
+	})
+}
+
+// TestMigratedValues takes a database of the first schema along.
+func TestMigratedValues(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		b.Close()
+		old := *b
+		if s, ok := strings.CutPrefix(b.url, "sqlite:"); ok {
+			old.url = "sqlite:" + s + ".old"
+		} else {
+			s, err := postgres()
+			if err != nil {
+				t.Fatal(err)
+			}
+			old.url = s.database(t)
+		}
+		want := []core.Value{{Key: "a", Data: bytes.Repeat([]byte{7}, 1<<20)}, {Key: "b", Data: []byte{}}}
+		t.Run("first", func(t *testing.T) {
+			withSchema(t, func(f fstest.MapFS) { delete(f, "schema/0002_large_values.sql") })
+			old.open()
+			old.do(func(tx core.Tx) error {
+				return errors.Join(tx.PutValue("bucket", "a", want[0].Data), tx.PutValue("bucket", "b", want[1].Data))
+			})
+			old.Close()
+		})
+		applied, err := Migrate(t.Context(), Options{URL: old.url, Homeserver: home})
+		if err != nil || !slices.Equal(applied, []string{"0002_large_values"}) {
+			t.Fatalf("applied %v, %v", applied, err)
+		}
+		old.open()
+		see(&old, want, func(r core.Reader) ([]core.Value, error) { return r.Values("bucket", "", 10) })
 	})
 }
 
@@ -198,7 +230,7 @@ func TestBackup(t *testing.T) {
 			"origin":    `UPDATE origins SET seq = 99999999`,
 			"room":      `UPDATE events SET room = 77`,
 			"migration": `UPDATE migrations SET checksum = 'x'`,
-			"newer":     `INSERT INTO migrations VALUES (2, '0002_future', 'x', 0)`,
+			"newer":     `INSERT INTO migrations VALUES (3, '0003_future', 'x', 0)`,
 			"schema":    `DROP TABLE kv; DROP TABLE events`,
 		} {
 			bad := filepath.Join(dir, name)
