@@ -18,6 +18,7 @@ const (
 	maxPeerDevices  = 1 << 20 // of the users of other homeservers with one host
 	maxHomeservers  = 1 << 16
 	maxPorts        = 64 // homeservers with one host
+	maxReadChains   = 256
 	attestationLife = 180 * 24 * time.Hour
 )
 
@@ -100,7 +101,11 @@ func HomeserverOf(r Reader, domain string) (*identity.Chain, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := identity.ParseChain(b)
+	return parseChain(b)
+}
+
+func parseChain(row []byte) (*identity.Chain, error) {
+	c, err := identity.ParseChain(row)
 	if err != nil {
 		return nil, Errorf(Internal, "stored homeserver: %w", err)
 	}
@@ -258,10 +263,38 @@ func (e *Engine) attest(now time.Time, rec identity.SignedRecord) (identity.Sign
 	return a, nil
 }
 
+// A readChain is a chain that was verified, and the row it was read from.
+type readChain struct {
+	row   []byte
+	chain *identity.Chain
+}
+
+// homeserver is HomeserverOf for reading only. It keeps what it verified: a commit may
+// bring a thousand devices of one homeserver.
+func (e *Engine) homeserver(r Reader, domain string) (*identity.Chain, error) {
+	b, err := r.Value(homeserverRows, domain)
+	if err != nil {
+		return nil, err
+	}
+	mem := e.memory()
+	if k := mem.chains[domain]; bytes.Equal(k.row, b) {
+		return k.chain, nil
+	}
+	c, err := parseChain(b)
+	if err != nil {
+		return nil, err
+	}
+	if mem.chains == nil || len(mem.chains) >= maxReadChains {
+		mem.chains = map[string]readChain{}
+	}
+	mem.chains[domain] = readChain{b, c}
+	return c, nil
+}
+
 // chainOf is the pinned chain of a domain. This homeserver believes its own key
 // before anybody has given it its record.
 func (e *Engine) chainOf(r Reader, domain string) (*identity.Chain, error) {
-	c, err := HomeserverOf(r, domain)
+	c, err := e.homeserver(r, domain)
 	if !isAbsent(err) {
 		return c, asBroken(err)
 	}

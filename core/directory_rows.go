@@ -114,7 +114,8 @@ func (e *Engine) decideDirect(tx Tx, now time.Time, in Input) (Output, error) {
 // is gone after a restart or a transaction that failed, which costs nothing but
 // that everybody is trusted anew; what must last is in the store.
 type directory struct {
-	nextDue int64 // nothing is due before; Unix seconds
+	nextDue int64                // nothing is due before; Unix seconds
+	chains  map[string]readChain // of homeservers, as last read
 
 	arrivals Meter // new devices, by their homeserver
 	uploads  Meter // key packages, by device

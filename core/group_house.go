@@ -295,7 +295,7 @@ func (e *Engine) judge(tx Tx, now time.Time, n *newcomer) error {
 		return Errorf(Denied, "a device that was revoked or contradicts itself")
 	}
 	domain := DeviceURI(n.Device).Domain()
-	chain, err := HomeserverOf(tx, domain)
+	chain, err := e.homeserver(tx, domain)
 	if isAbsent(err) {
 		return &Error{Code: Unavailable, Text: "the record of a homeserver is not here yet", Missing: domain}
 	} else if err != nil {
