@@ -208,6 +208,88 @@ func TestMisledFindsBack(t *testing.T) {
 	}
 }
 
+// mislead has one homeserver agree on a commit that the others know nothing of, and
+// returns what it takes for it.
+func (c *cluster) mislead(liar, victim string, lies ...*core.Handshake) {
+	c.t.Helper()
+	n := c.nodes[victim]
+	w := n.m.rooms[testRoom].row
+	msg := &pb.Message{Type: pb.MsgApp.Enum(), From: new(memberID(liar)), To: new(n.m.self), Term: new(w.Term + 1),
+		Index: &w.Last, LogTerm: new(w.term(w.Last)), Commit: new(w.Last + uint64(len(lies)))}
+	for i, lie := range lies {
+		msg.Entries = append(msg.Entries, &pb.Entry{Term: new(w.Term + 1), Index: new(w.Last + 1 + uint64(i)), Data: lie.Encode()})
+	}
+	if _, err := n.do(raftOf(c.t, liar, testRoom, msg), false); err != nil {
+		c.t.Fatal(err)
+	}
+	c.net = nil
+	if e := c.epoch(victim, testRoom); e != 1+uint64(len(lies)) {
+		c.t.Fatalf("nobody is misled: epoch %d", e)
+	}
+}
+
+// Who was misled learns in the end which commits took the places of the false ones, so
+// that its devices need not wait for the certificates of those: also where that was long
+// ago, and where a false one named who decides, and those signed what came after.
+func TestMisledLearnsTheTruth(t *testing.T) {
+	for name, x := range map[string]struct {
+		lie  change
+		more uint64 // commits of the others meanwhile
+	}{
+		"lately":            {change{Nonce: "a lie"}, 4},
+		"long ago":          {change{Nonce: "a lie"}, 2 * maxNewest},
+		"of who decides":    {change{Nonce: "a lie", Voters: three[1:2], Followers: []string{three[0], three[2], "d.example", "e.example"}}, 4},
+		"of that, long ago": {change{Nonce: "a lie", Voters: three[1:2], Followers: []string{three[0], three[2], "d.example", "e.example"}}, 2 * maxNewest},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := grown(t, 52, append(slices.Clone(three), "d.example", "e.example")...)
+			c.quiet()
+			liar, misled := three[1], c.nodes[three[2]]
+			c.mislead(liar, three[2], handshake(testRoom, liar, 1, x.lie), handshake(testRoom, liar, 2, change{Nonce: "another"}))
+			if x.lie.Voters != nil {
+				row, err := readCert(misled.store, misled.m.rooms[testRoom].numbered(3))
+				if err != nil {
+					t.Fatal(err)
+				}
+				row.Facts.Domain = liar
+				own := sign(homeKey(liar), row.Facts)
+				misled.do(core.PeerMessages{From: liar, Messages: []core.PeerMessage{{Room: testRoom, Kind: core.PeerApproval, Body: own.encode()}}}, false)
+				if _, err := CertificateOf(misled.store, testRoom, 3); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.nodes[liar].down = true // it signs nothing more
+			for e := uint64(1); e <= x.more; e++ {
+				c.decide(handshake(testRoom, three[0], e, change{}))
+				c.run("a certificate", proposeTicks, func() bool { _, err := CertificateOf(c.nodes[three[0]].store, testRoom, e+1); return err == nil })
+			}
+			c.run("finding back", 3*snapshotTicks, func() bool { return c.epoch(three[2], testRoom) == 1+x.more })
+			c.run("the truth", 3*napMost, func() bool {
+				for e := uint64(2); e <= 3; e++ {
+					b, err := CertificateOf(misled.store, testRoom, e)
+					if absent(err) {
+						return false
+					}
+					cert, err := ParseCertificate(b)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if id := c.group(three[0], testRoom).History[e]; !bytes.Equal(cert.Facts().Commit, id[:]) {
+						return false
+					}
+				}
+				return true
+			})
+			if n := misled.certified[fmt.Sprintf("%s/2", testRoom)]; n != 1 {
+				t.Errorf("devices are told %d times", n)
+			}
+			c.nodes[liar].down = false
+			c.quiet()
+			c.decide(handshake(testRoom, three[2], 1+x.more, change{}))
+		})
+	}
+}
+
 // A log whose end grew beyond all bounds, as it could once, is cut back.
 func TestLongTailIsCutBack(t *testing.T) {
 	c := grown(t, 25, three...)

@@ -298,7 +298,8 @@ func (m *Machine) astray(r *room, from string, msg *pb.Message) (done bool, err 
 	}
 	certs, err := m.believe(r, s.Certs)
 	if n := len(certs); err != nil || n == 0 || certs[n-1].Facts.Epoch <= r.auth.Epoch {
-		return false, err
+		meta := snap.GetMetadata() // of another log: raft would say that what is agreed here is what was sent
+		return contradicts(w, &pb.Entry{Index: meta.Index, Term: meta.Term}), err
 	}
 	if done, err = m.restore(r, snap); err != nil || !done {
 		return done, err

@@ -165,16 +165,12 @@ func (m *Machine) believe(r *room, certs []certRow) ([]*certRow, error) {
 	slices.SortStableFunc(certs, func(a, b certRow) int { return cmp.Compare(a.Facts.Epoch, b.Facts.Epoch) })
 	var out []*certRow
 	for i := range certs {
-		c := &certs[i]
-		if c.open() != nil || c.Facts.Room != r.id || c.Facts.Epoch <= epoch {
+		if certs[i].open() != nil || certs[i].Facts.Room != r.id || certs[i].Facts.Epoch <= epoch {
 			continue
 		}
-		given := slices.DeleteFunc(c.Given, func(s signed) bool { return !s.a.same(&c.Facts) })
-		*c = certRow{Facts: c.Facts, Voters: voters, Rule: rule, Judged: judgedNever}
-		for _, s := range given {
-			if err := m.add(r, c, s); err != nil {
-				return nil, err
-			}
+		c, err := m.count(r, certs[i].Facts, certs[i].Given, voters, rule)
+		if err != nil {
+			return nil, err
 		}
 		if !c.complete() {
 			continue
