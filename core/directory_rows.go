@@ -54,18 +54,25 @@ func parseNumberKey(s string) (uint64, error) {
 // isAbsent tells a row that is not there from one that cannot be read.
 func isAbsent(err error) bool { return CodeOf(err) == NotFound }
 
-// under lists the rows whose key begins with prefix and is after prefix+after.
-func under(r Reader, bucket, prefix, after string, limit int) ([]Value, error) {
-	rows, err := r.Values(bucket, prefix+after, limit)
-	if err != nil {
-		return nil, asBroken(err)
-	}
-	for i := range rows {
-		if !strings.HasPrefix(rows[i].Key, prefix) {
-			return rows[:i], nil
+// under lists the rows whose key begins with prefix and is after prefix+after. Most
+// prefixes have few rows, so it begins with few: those behind them are read in vain.
+func under(r Reader, bucket, prefix, after string, limit int) (found []Value, err error) {
+	for from, page := prefix+after, min(limit, 16); page > 0; page = min(4*page, limit-len(found)) {
+		rows, err := r.Values(bucket, from, page)
+		if err != nil {
+			return nil, asBroken(err)
 		}
+		for i := range rows {
+			if !strings.HasPrefix(rows[i].Key, prefix) {
+				return append(found, rows[:i]...), nil
+			}
+		}
+		if found = append(found, rows...); len(rows) < page {
+			break
+		}
+		from = rows[len(rows)-1].Key
 	}
-	return rows, nil
+	return found, nil
 }
 
 // decideDirectory decides the inputs about devices and what they leave. What has
