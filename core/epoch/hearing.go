@@ -1,6 +1,7 @@
 package epoch
 
 import (
+	"crypto/sha256"
 	"slices"
 
 	"github.com/fxamacker/cbor/v2"
@@ -41,7 +42,7 @@ func (m *Machine) hear(r *room, o *offer) (enough bool, refusal error) {
 	if r.heard == nil {
 		r.heard, r.heldTo = o, m.ticks+hearTicks
 	}
-	if o.asked > 0 && m.ticks+1-o.asked < retryTicks {
+	if o.asked > 0 && m.ticks+1-o.asked < o.patience() {
 		return false, nil
 	}
 	o.asked = m.ticks + 1
@@ -66,11 +67,29 @@ func (r *room) held(o *offer, tick uint64) bool {
 	return o.commit && r.heard != nil && r.heard != o && tick < r.heldTo && slices.Contains(r.queue, r.heard)
 }
 
+// An opinion is what this homeserver said of the commit that it was last asked about.
+type opinion struct {
+	of    [sha256.Size]byte // the question
+	epoch uint64
+	at    uint64 // tick
+	said  []byte // a refusal
+}
+
 // questioned says what this homeserver thinks of a commit that the leader heard of.
-// What it cannot judge yet it does not answer; it is asked again.
+// What it cannot judge yet it does not answer; it is asked again. What it was just
+// asked it says again: to judge a thousand devices takes longer than some leaders wait.
 func (m *Machine) questioned(r *room, from string, body []byte) error {
+	if !slices.Contains(r.auth.Voters, from) || m.homes.Take(r.key+"/"+from, 1, m.now) > 0 {
+		m.stats.Ignored++
+		return nil
+	}
+	of := sha256.Sum256(body)
+	if o := &r.opinion; o.of == of && o.epoch == r.auth.Epoch && m.ticks-o.at < proposeTicks && len(o.said) > 0 {
+		m.send(r, from, core.PeerOpinion, o.said)
+		return nil
+	}
 	h, err := core.ParseHandshake(body)
-	if err != nil || h.Room != r.id || !slices.Contains(r.auth.Voters, from) || m.homes.Take(r.key+"/"+from, 1, m.now) > 0 {
+	if err != nil || h.Room != r.id {
 		m.stats.Ignored++
 		return nil
 	}
@@ -86,6 +105,7 @@ func (m *Machine) questioned(r *room, from string, body []byte) error {
 		return nil
 	}
 	b, _ := cbor.Marshal(&f) // strings and numbers
+	r.opinion = opinion{of, r.auth.Epoch, m.ticks, b}
 	m.send(r, from, core.PeerOpinion, b)
 	return nil
 }

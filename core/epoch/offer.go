@@ -53,6 +53,9 @@ func newOffer(h *core.Handshake, data []byte, tick uint64) *offer {
 	return &offer{id: h.ID(), data: data, home: h.Home, device: device, commit: len(h.Info) > 0, epoch: epoch, since: tick, newcomers: h.Newcomers}
 }
 
+// patience is how many ticks a homeserver gets that was sent the offer.
+func (o *offer) patience() uint64 { return retryTicks + uint64(len(o.data)/retryOctets) }
+
 // propose takes a handshake that was offered to this homeserver.
 func (m *Machine) propose(h *core.Handshake) error {
 	if h == nil || h.Home != m.cfg.Homeserver {
@@ -332,10 +335,10 @@ func (m *Machine) appendOffer(r *room, o *offer) (bool, error) {
 // acceptable lets the leader refuse what nobody would take, and hear the voters of
 // what is a matter of judgement. gone: it need not wait any longer.
 func (m *Machine) acceptable(r *room, o *offer) (ready, gone bool, err error) {
-	if o.home != m.cfg.Homeserver {
-		if _, again := r.row.find(o.id); again {
-			return false, true, nil
-		}
+	if _, again := r.row.find(o.id); again && o.home != m.cfg.Homeserver {
+		return false, true, nil
+	}
+	if _, judged := o.said[m.cfg.Homeserver]; !judged && o.home != m.cfg.Homeserver {
 		h, err := core.ParseHandshake(o.data)
 		if err == nil {
 			err = m.opinion(h)
@@ -368,7 +371,7 @@ func (m *Machine) acceptable(r *room, o *offer) (ready, gone bool, err error) {
 // forward sends an offer to the leader, again while there is no answer. Of the
 // commits that wait here only the first is sent.
 func (m *Machine) forward(r *room, o *offer) error {
-	if o.passed || o.sent > 0 && m.ticks+1-o.sent < retryTicks {
+	if o.passed || o.sent > 0 && m.ticks+1-o.sent < o.patience() {
 		return nil
 	}
 	for _, q := range r.queue {

@@ -15,15 +15,16 @@ import (
 
 // Times, in ticks of core.TickEvery.
 const (
-	electionTicks  = 10  // without a word from the leader, before an election; raft adds up to as many
-	heartbeatTicks = 2   // between two words of a leader
-	lingerTicks    = 5   // that a room stays awake after its work: the last commit index may get lost
-	retryTicks     = 5   // before a handshake is sent to the leader again
-	wantTicks      = 10  // between two questions for approvals
-	snapshotTicks  = 50  // before a snapshot counts as lost
-	leaveTicks     = 100 // that a homeserver which leaves is waited for, so that it learns why
-	napAfter       = 300 // of work without progress: then the room rests,
-	napFirst       = 50  // for this long at first, doubled each time
+	electionTicks  = 10      // without a word from the leader, before an election; raft adds up to as many
+	heartbeatTicks = 2       // between two words of a leader
+	lingerTicks    = 5       // that a room stays awake after its work: the last commit index may get lost
+	retryTicks     = 5       // before a handshake is sent again, to the leader or for an opinion,
+	retryOctets    = 1 << 16 // and a tick more for so many octets: what is large takes time
+	wantTicks      = 10      // between two questions for approvals
+	snapshotTicks  = 50      // before a snapshot counts as lost
+	leaveTicks     = 100     // that a homeserver which leaves is waited for, so that it learns why
+	napAfter       = 300     // of work without progress: then the room rests,
+	napFirst       = 50      // for this long at first, doubled each time
 	napMost        = 600
 	maxNaps        = 20  // before one that has left gives up
 	proposeTicks   = 100 // before a handshake without outcome is given up (10 s)
@@ -63,6 +64,7 @@ type room struct {
 	commit     *core.HandshakeID         // leader: the commit among them
 	heard      *offer                    // leader: the first of this epoch that needs the voters' opinion,
 	heldTo     uint64                    // and until which tick other commits wait for it
+	opinion    opinion                   // voter: the last that was asked for
 	early      []signed                  // approvals of epochs that have not opened here
 	guests     map[uint64]string         // members that a voter vouched for
 	chased     int                       // questions for approvals: whose turn it is
