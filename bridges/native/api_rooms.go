@@ -343,8 +343,9 @@ func (a *api) history(c *call) (*wire.History, error) {
 }
 
 // given is an event as devices are given it. It is held back while it is a commit
-// that not enough homeservers have signed (PROTOCOL §6): everything behind it
-// waits too.
+// in whose epoch not enough homeservers have signed one (PROTOCOL §6): everything behind
+// it waits too. Where they have signed another one this homeserver was misled, and the
+// device sees by the certificate that this one does not count.
 func given(r core.Reader, e *core.Event) (w wire.Event, held bool, err error) {
 	w = wireEvent(e)
 	sealed, ok := e.Body.(core.Sealed)

@@ -220,6 +220,10 @@ func (c *Client) follow(r *room, ev *wire.Event, m *mls.Message) (done bool, err
 		c.stall(r, ev, "a change of the room without a valid certificate of its homeservers: "+err.Error())
 		return false, nil
 	}
+	if id := (&core.Handshake{Message: ev.Sealed}).ID(); facts.Room == r.ID && facts.Epoch == r.g.Epoch()+1 && !bytes.Equal(facts.Commit, id[:]) {
+		c.passOver(r, ev)
+		return true, nil
+	}
 	pending := r.g.Pending()
 	event, err := r.g.Process(m)
 	switch {
@@ -256,6 +260,15 @@ func (c *Client) follow(r *room, ev *wire.Event, m *mls.Message) (done bool, err
 	return true, c.merge(r, ev, t, after, own)
 }
 
+// passOver leaves aside a commit that is shown with the certificate of another one of
+// its epoch: a homeserver was led to apply it, and knows better by now. Should the other
+// one not come, the room is entered anew.
+func (c *Client) passOver(r *room, ev *wire.Event) {
+	r.passed = true
+	c.touch(r)
+	c.tell(Update{Kind: Alarm, Room: r.ID, User: ev.Sender, Text: "the homeserver was misled about a change of the room: the homeservers of the room have agreed on another"})
+}
+
 // merge enters the epoch.
 func (c *Client) merge(r *room, ev *wire.Event, t *group.Transition, after *policy.State, own bool) error {
 	st, before, ended := t.Staged, r.p, r.g.Epoch()
@@ -270,7 +283,7 @@ func (c *Client) merge(r *room, ev *wire.Event, t *group.Transition, after *poli
 		return core.Errorf(core.Internal, "merge: %w", err)
 	}
 	c.clearOffer(r)
-	r.tendAt = 0
+	r.tendAt, r.passed = 0, false
 	c.touch(r)
 	if own {
 		r.own = ev.Sealed

@@ -26,8 +26,8 @@ func (w *world) copied(room core.RoomID) *fakeRoom {
 func (w *world) fork(room core.RoomID, member *phone, liar string) *fakeRoom {
 	real := w.copied(room)
 	w.signs = func([]string) []string { return []string{liar} }
-	if err := member.Describe(ctx, room, "a copy", ""); err == nil {
-		w.Fatal("an honest device follows what one homeserver has signed")
+	if err := member.Renew(ctx, room); core.CodeOf(err) != core.Unavailable || err == nil {
+		w.Fatalf("an honest device follows what one homeserver has signed: %v", err)
 	}
 	return real
 }

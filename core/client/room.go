@@ -62,7 +62,8 @@ type room struct {
 	stalled bool          // in this round nothing more is followed
 	warned  uint64        // place of the event that stalled it, told once
 	tendAt  int64         // ms when others' proposals are to be committed; 0: not seen yet
-	aheadAt int64         // ms since when messages of epochs to come wait; 0: none seen to wait yet
+	aheadAt int64         // ms since when messages of epochs to come, or passed, wait for commits; 0: none seen to wait yet
+	passed  bool          // a commit that did not count was passed over in this epoch: another one has ended it
 	visited uint64        // epoch in which they were looked at last
 	own     []byte        // the last commit of this device that was merged
 	fresh   bool          // the next write is a snapshot
@@ -188,7 +189,7 @@ func (c *Client) keep(r *room) {
 
 // enterGroup makes g the room's group from now on; how says who vouches for it.
 func (c *Client) enterGroup(r *room, g *group.Group, p *policy.State, how string) {
-	r.g, r.p, r.fresh, r.Kept = g, p, true, 0
+	r.g, r.p, r.fresh, r.Kept, r.passed = g, p, true, 0, false
 	r.Kind, r.Joined, r.Member, r.Gone, r.Lost, r.Halted = core.Group, true, true, false, "", ""
 	r.Entered, r.Former, r.Renewed, r.Tries = g.Epoch(), nil, c.now(), 0
 	r.Behind = true // the homeserver does not know from where on this device reads
@@ -208,7 +209,7 @@ func (c *Client) leaveGroup(r *room) {
 	for n := range r.Records + 1 {
 		c.put(table, n, nil)
 	}
-	r.Records, r.g, r.p, r.Joined, r.Lost, r.Halted, r.Kept = 0, nil, nil, false, "", "", 0
+	r.Records, r.g, r.p, r.Joined, r.Lost, r.Halted, r.Kept, r.passed = 0, nil, nil, false, "", "", 0, false
 	c.unsent(r)
 	c.clearOffer(r)
 	c.touch(r)

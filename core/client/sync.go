@@ -178,7 +178,7 @@ func (c *Client) out(r *room) {
 // the room, for it knows who decides there.
 func (c *Client) setAside(r *room) {
 	c.keep(r)
-	r.Joined, r.g, r.p, r.Kept = false, nil, nil, max(c.now(), 1)
+	r.Joined, r.g, r.p, r.Kept, r.passed = false, nil, nil, max(c.now(), 1), false
 	c.unsent(r)
 	c.touch(r)
 }
@@ -330,7 +330,7 @@ func (c *Client) tendRoom(ctx context.Context, id core.RoomID) error {
 // tendAhead gives up waiting for commits that what is said now lies behind.
 func (c *Client) tendAhead(r *room, now int64) {
 	switch {
-	case r.Future == 0 || r.stalled:
+	case r.Future == 0 && !r.passed || r.stalled:
 		r.aheadAt = 0
 	case r.aheadAt == 0:
 		r.aheadAt = now
