@@ -110,6 +110,60 @@ func TestHearingHolds(t *testing.T) {
 	}
 }
 
+// To judge a commit may take longer than the leader's patience: nobody judges it twice.
+func TestHearingJudgesOnce(t *testing.T) {
+	c := grown(t, 43, three...)
+	ask := func(to string, h *core.Handshake) (answers int) {
+		out, err := c.nodes[to].do(core.PeerMessages{From: three[0], Messages: []core.PeerMessage{{Room: testRoom, Kind: core.PeerAsk, Body: h.Encode()}}}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(out.Sends)
+	}
+	voter := c.nodes[three[1]]
+	h := handshake(testRoom, three[0], 1, change{Nonce: "newcomer", Newcomers: true})
+	before := voter.rooms.checks
+	for range 5 {
+		if ask(three[1], h) != 1 {
+			t.Fatal("no answer")
+		}
+	}
+	if n := voter.rooms.checks - before; n != 1 {
+		t.Fatalf("judged %d times", n)
+	}
+	voter.rooms.think = errLiar
+	other := handshake(testRoom, three[0], 1, change{Nonce: "other", Newcomers: true})
+	ask(three[1], other)
+	if n := voter.rooms.checks - before; n != 2 {
+		t.Fatalf("another commit: judged %d times", n)
+	}
+	voter.rooms.think = errWait // who cannot say yet is asked again
+	third := handshake(testRoom, three[0], 1, change{Nonce: "third", Newcomers: true})
+	for range 2 {
+		if ask(three[1], third) != 0 {
+			t.Fatal("an answer")
+		}
+	}
+	if n := voter.rooms.checks - before; n != 4 {
+		t.Fatalf("what could not be judged: judged %d times", n)
+	}
+
+	// Nor does the leader judge at every tick what another homeserver offers.
+	lead := c.nodes[three[0]]
+	before, voter.rooms.think = lead.rooms.checks, nil
+	if err := c.propose(handshake(testRoom, three[1], 1, change{Nonce: "offered", Newcomers: true})); err != nil {
+		t.Fatal(err)
+	}
+	voter.rooms.think, c.nodes[three[2]].rooms.think = errWait, errWait
+	for range proposeTicks / 2 {
+		c.tick()
+		c.flush()
+	}
+	if n := lead.rooms.checks - before; n != 1 {
+		t.Fatalf("the leader judged %d times", n)
+	}
+}
+
 // Opinions count only from voters, once, and about what is heard.
 func TestHearingHostile(t *testing.T) {
 	c := grown(t, 42, three...)

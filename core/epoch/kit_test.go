@@ -122,6 +122,7 @@ type fakeRooms struct {
 	tx     core.Tx // of the test's own looks
 	judge  func(epoch uint64) error
 	think  error // of newcomers
+	checks int   // calls of CheckHandshake
 	sealed int
 }
 
@@ -180,6 +181,7 @@ func (f *fakeRooms) examine(tx core.Tx, h *core.Handshake) (*fakeGroup, *change,
 }
 
 func (f *fakeRooms) CheckHandshake(tx core.Tx, now time.Time, h *core.Handshake) error {
+	f.checks++
 	_, c, err := f.examine(tx, h)
 	if err == nil && c.Nonce == "unknown device" {
 		return core.Errorf(core.Unavailable, "a record is missing")
