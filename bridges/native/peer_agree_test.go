@@ -103,6 +103,7 @@ func TestAgreementHostileAnswers(t *testing.T) {
 	if n := len(a.heard("b.example")); n > 0 {
 		t.Errorf("%d messages were taken", n)
 	}
+	until(t, "the room to be shared", func() bool { return a.bridge.fed.known("b.example") })
 	now := time.Now()
 	a.bridge.fed.guests.now = func() time.Time { return now } // nothing is refilled
 	limit := 2 * a.bridge.fed.fc.Limits.Requests
