@@ -7,7 +7,8 @@ import (
 )
 
 // certificates answers GET /v1/rooms/{room}/certificates: a device that came in by a
-// commit of its own asks for what proves that it is in the room, not in a copy of it.
+// commit of its own, or that a Welcome lets in, asks for what proves that this is the
+// room, not a copy of it, and the commit not one that lost.
 func (a *api) certificates(c *call) (*wire.Certificates, error) {
 	room, err := a.room(c)
 	if err != nil {

@@ -24,8 +24,10 @@ const (
 	enterLatest = time.Hour
 	maxPages    = 20 // of history, to find where an epoch begins
 	pageEvents  = 100
-	soonTries   = 8               // for a lease that is to be had in a moment
-	proofGrace  = 2 * time.Minute // for the certificate of the own commit: a homeserver that came late may never have it
+	soonTries   = 8                      // for a lease that is to be had in a moment
+	proofGrace  = 2 * time.Minute        // for the certificate of the own commit, or of a Welcome: a homeserver that came late may never have it
+	earlyAgain  = 100 * time.Millisecond // to ask for it, unless something new comes,
+	earlySoon   = 20 * time.Millisecond  // which is looked at as often at most
 )
 
 // joining is a group that the homeserver has not accepted yet: of a room that is
@@ -440,6 +442,9 @@ func (c *Client) welcomed(ctx context.Context, l *heldLetter) error {
 		}
 		return errHold // unless a commit takes us out of the group we are in
 	}
+	if c.now() < l.again {
+		return errHold
+	}
 	m, err := mls.Parse(l.Body)
 	if err != nil || m.Welcome == nil {
 		return nil
@@ -456,10 +461,7 @@ func (c *Client) welcomed(ctx context.Context, l *heldLetter) error {
 		r.Lost = "a Welcome for a key package that is gone"
 		return nil
 	}
-	t, err := ask(ctx, c, func(ctx context.Context) (wire.Tree, error) { return c.cfg.Home.Tree(ctx, l.Room, l.Epoch) })
-	if err == nil {
-		err = c.meetTree(ctx, m.Welcome.Suite, t.Tree)
-	}
+	chain, t, err := c.shownBy(ctx, m.Welcome, l)
 	if r = c.rooms[l.Room]; r == nil || r.Joined || c.packages[pack.ref] != pack {
 		return nil // meanwhile
 	}
@@ -468,13 +470,52 @@ func (c *Client) welcomed(ctx context.Context, l *heldLetter) error {
 			r.Lost = "the tree of the Welcome is not kept any more"
 			return nil
 		}
-		return err
+		return c.early(r, l, err)
 	}
-	return c.join(ctx, r, m.Welcome, pack, t.Tree, l)
+	return c.join(ctx, r, m.Welcome, pack, chain, t, l)
 }
 
-// join enters the group, and erases the key package in the same write.
-func (c *Client) join(ctx context.Context, r *room, w *mls.Welcome, pack *storedPackage, tree []byte, l *heldLetter) error {
+// shownBy asks for what a Welcome comes without: the certificates that lead to its epoch,
+// and the tree. NotFound if the tree is gone.
+func (c *Client) shownBy(ctx context.Context, w *mls.Welcome, l *heldLetter) (chain [][]byte, tree []byte, err error) {
+	a, err := ask(ctx, c, func(ctx context.Context) (wire.Certificates, error) {
+		return c.cfg.Home.Certificates(ctx, l.Room, l.Epoch)
+	})
+	if err != nil {
+		return nil, nil, core.Errorf(core.Unavailable, "the room's homeservers have not signed the epoch of a Welcome: %w", err)
+	}
+	t, err := ask(ctx, c, func(ctx context.Context) (wire.Tree, error) { return c.cfg.Home.Tree(ctx, l.Room, l.Epoch) })
+	if err == nil {
+		err = c.meetTree(ctx, w.Suite, t.Tree)
+	}
+	return a.Certificates, t.Tree, err
+}
+
+// early keeps a Welcome for later that cannot be proven yet: its commit may lose, or not
+// be signed by enough of those who decide. For a while nothing else is tried.
+func (c *Client) early(r *room, l *heldLetter, why error) error {
+	now := c.now()
+	l.again = now + max(earlySoon.Milliseconds(), (now-l.Since)/8)
+	if r.Kept == 0 && now-l.Since < proofGrace.Milliseconds() {
+		r.Seen = l.again
+		c.touch(r)
+	}
+	return why
+}
+
+// patience is how long to wait for something new: not long while a Welcome is early, for
+// nobody tells that the room has come to the homeserver, or what its homeservers signed.
+func (c *Client) patience(wait time.Duration) time.Duration {
+	for _, l := range c.held {
+		if age := c.now() - l.Since; l.again > 0 && age < proofGrace.Milliseconds() {
+			wait = min(wait, max(earlyAgain, time.Duration(age)*time.Millisecond/8))
+		}
+	}
+	return wait
+}
+
+// join enters the group if it is proven, and erases the key package in the same write.
+func (c *Client) join(ctx context.Context, r *room, w *mls.Welcome, pack *storedPackage, chain [][]byte, tree []byte, l *heldLetter) error {
 	k, err := pack.restore(c.self.groupIdentity())
 	if err != nil {
 		return core.Errorf(core.Internal, "stored key package: %w", err)
@@ -493,19 +534,24 @@ func (c *Client) join(ctx context.Context, r *room, w *mls.Welcome, pack *stored
 		c.tell(Update{Kind: Alarm, Room: r.ID, Text: "a Welcome was refused: " + err.Error()})
 		return nil
 	}
-	if r.Kept != 0 {
-		if err := c.sameRoom(ctx, r.ID, g.Public().Context()); err != nil {
-			if core.CodeOf(err) == core.Invalid {
-				return nil // and people were told
-			}
-			return err
-		}
-		if r = c.rooms[l.Room]; r == nil || r.Joined || c.packages[pack.ref] != pack {
-			return errHold
-		}
+	vouched, err := c.founded(ctx, r.ID, chain, g.Public().Context())
+	if r = c.rooms[l.Room]; r == nil || r.Joined || c.packages[pack.ref] != pack {
+		return errHold
+	}
+	switch {
+	case err == nil:
+	case err == errUntraced:
+		r.Lost = "the Welcome is not proven: " + err.Error()
+		c.touch(r)
+		return nil
+	case core.Temporary(err):
+		return c.early(r, l, err)
+	default: // and people are told
+		_ = c.unproven(r.ID, "a Welcome to the room", err)
+		return nil
 	}
 	r.Leaving = false // somebody wants the user back
-	c.enterGroup(r, g, p, "")
+	c.enterGroup(r, g, p, vouched)
 	if !pack.LastResort {
 		c.dropPackage(pack)
 	}

@@ -52,6 +52,7 @@ type signedLetter struct {
 type heldLetter struct {
 	wire.Letter
 	Since int64 `cbor:"since"`
+	again int64 // ms: of a Welcome that could not be proven yet, when to look again
 }
 
 // position is where Sync goes on.

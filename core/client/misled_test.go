@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/isthmus-chat/isthmus/core"
+	"github.com/isthmus-chat/isthmus/core/epoch"
+	"github.com/isthmus-chat/isthmus/core/policy"
 	"github.com/isthmus-chat/isthmus/core/wire"
 )
 
@@ -76,6 +78,138 @@ func TestFalseCommit(t *testing.T) {
 		agree(room, alice, bob)
 		if got := alice.read(room); got[len(got)-1] != "bob: back" {
 			t.Errorf("alice reads %q", got)
+		}
+	}
+}
+
+// invited has somebody be let into the room by a commit that only liar has signed, and
+// leaves the room in its place. It returns the tree of that commit's epoch, and what was
+// signed of it.
+func (w *world) invited(room core.RoomID, by *phone, who core.UserURI, liar string) (tree []byte, facts epoch.Approval) {
+	w.Helper()
+	log := slices.Clone(w.log)
+	real := w.copied(room)
+	w.signs = func([]string) []string { return []string{liar} }
+	if _, err := by.Invite(ctx, room, who); core.CodeOf(err) != core.Unavailable || err == nil {
+		w.Fatalf("an honest device follows what one homeserver has signed: %v", err)
+	}
+	tree = w.rooms[room].public.Tree().AppendTo(nil)
+	facts = factsOf(w, w.rooms[room].certs[len(w.rooms[room].certs)-1])
+	w.rooms[room], w.signs, w.log = real, nil, log
+	return tree, facts
+}
+
+func factsOf(t testing.TB, certificate []byte) epoch.Approval {
+	t.Helper()
+	cert, err := epoch.ParseCertificate(certificate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert.Facts()
+}
+
+// A Welcome may belong to a commit that lost: of a homeserver that was misled, or that
+// lies. Who is welcomed waits until the room's homeservers have signed that epoch, and is
+// in no other one; the key package is there for the next Welcome.
+func TestWelcomeThatLost(t *testing.T) {
+	w := newWorld(t, 61)
+	alice, bob, carol, dave := w.phone(user("alice"), nil), w.phone(user("bob"), nil), w.phone(user("carol"), nil), w.phone(user("dave"), nil)
+	room := alice.create("tea")
+	alice.invite(room, user("bob"), user("carol"))
+	alice.must(alice.SetRole(ctx, room, core.RoleOperator, user("carol")))
+	agree(room, alice, bob, carol)
+	for name, proof := range map[string]func(true []byte, lie epoch.Approval) []byte{
+		"another commit":          func(true []byte, _ epoch.Approval) []byte { return true },
+		"by dave's homeserver":    func(_ []byte, lie epoch.Approval) []byte { return w.certify([]string{"d.example"}, lie) },
+		"by too few":              func(_ []byte, lie epoch.Approval) []byte { return w.certify([]string{"b.example", "d.example"}, lie) },
+		"one that cannot be read": func([]byte, epoch.Approval) []byte { return []byte{1} },
+	} {
+		packages := len(dave.packages)
+		tree, lie := w.invited(room, carol, user("dave"), "b.example")
+		dave.sync()
+		if _, err := dave.Send(ctx, room, "", []byte("hello?")); core.CodeOf(err) != core.Denied || len(dave.saw(RoomJoined)) != 0 {
+			t.Fatalf("%s: dave is in an epoch that nobody signed: %v, %+v", name, err, dave.seen)
+		}
+		alice.must(alice.Renew(ctx, room))
+		real := w.rooms[room]
+		last := len(real.certs) - 1
+		signed := real.certs[last]
+		real.trees[real.public.Epoch()] = tree
+		real.certs[last] = proof(signed, lie)
+		w.sleep(ctx, time.Second)
+		dave.sync()
+		if told := len(dave.saw(Alarm)) == 1 && strings.Contains(dave.saw(Alarm)[0].Text, "not proven"); len(dave.saw(RoomJoined)) != 0 || !told && dave.rooms[room].Lost == "" {
+			t.Fatalf("%s: dave is told %+v", name, dave.seen)
+		}
+		if dave.seen, real.certs[last] = nil, signed; len(dave.packages) != packages || len(dave.held) != 0 {
+			t.Fatalf("%s: %d of %d key packages are left, and %d letters", name, len(dave.packages), packages, len(dave.held))
+		}
+		dave.rooms[room].Lost = ""
+		agree(room, alice, bob, carol)
+	}
+	alice.invite(room, user("dave"))
+	agree(room, alice, bob, carol, dave)
+	calm(dave)
+	if in := dave.saw(RoomJoined); len(in) != 1 || in[0].Text != "" {
+		t.Errorf("dave is told %+v", in)
+	}
+	dave.say(room, "hello")
+	agree(room, alice, dave)
+}
+
+// A Welcome whose certificate does not come for long is given up for an external commit;
+// until then nothing is said or tried.
+func TestWelcomeWithoutCertificate(t *testing.T) {
+	w := newWorld(t, 62)
+	alice, bob := w.phone(user("alice"), nil), w.phone(user("bob"), nil)
+	room := alice.create("tea")
+	w.lacks = 1
+	alice.invite(room, user("bob"))
+	for since := w.clock; w.clock.Sub(since) < proofGrace; w.sleep(ctx, firstGrace) {
+		bob.sync()
+		bob.must(bob.Tend(ctx))
+		if bob.rooms[room].Joined || bob.rooms[room].Joining {
+			t.Fatalf("bob is in an epoch that nobody signed after %v", w.clock.Sub(since))
+		}
+		if p := bob.patience(time.Minute); p < earlyAgain || p > proofGrace/8 {
+			t.Fatalf("bob waits for %v", p)
+		}
+	}
+	if p := bob.patience(time.Minute); p != time.Minute {
+		t.Errorf("bob waits for %v", p)
+	}
+	for range 3 {
+		bob.sync()
+		w.sleep(ctx, 2*firstGrace)
+		bob.must(bob.Tend(ctx))
+	}
+	agree(room, alice, bob)
+	if bob.sync(); len(bob.held) != 0 {
+		t.Errorf("%d letters wait for ever", len(bob.held))
+	}
+}
+
+// Where the certificates do not reach back to the room's beginning, those who decide now
+// have to have signed the Welcome's commit, or else the own commit by which the device
+// enters: who is let in is told who did.
+func TestWelcomeToAnOldRoom(t *testing.T) {
+	w := newWorld(t, 63)
+	alice, bob, bert, carol := w.phone(user("alice"), nil), w.phone(user("bob"), nil), w.phone(user("bert"), nil), w.phone(user("carol"), nil)
+	room := alice.create("tea")
+	alice.invite(room, user("bob"))
+	agree(room, alice, bob)
+	alice.must(alice.SetAuthority(ctx, room, policy.Authority{Domains: []string{"b.example"}}))
+	for i, cert := range w.rooms[room].certs { // as good as not known any more
+		w.rooms[room].certs[i] = w.certify([]string{"z.example"}, factsOf(t, cert))
+	}
+	for _, p := range []*phone{bert, carol} { // with carol another homeserver comes to decide, which has not signed that
+		alice.invite(room, p.User())
+		p.sync()
+		p.must(p.Tend(ctx))
+		agree(room, alice, bob, p)
+		calm(p)
+		if in := p.saw(RoomJoined); len(in) != 1 || !strings.HasPrefix(in[0].Text, "vouched for by b.example") {
+			t.Errorf("%s is told %+v", p.name, in)
 		}
 	}
 }

@@ -27,7 +27,7 @@ const (
 // of them shows. A device that was in the room begins with who decided as far as it
 // knows, and follows the certificates from there; what it has seen itself needs none.
 // One that comes for the first time knows nobody: it demands those whom the state names
-// once they have signed its own commit, see admitted.
+// once they have signed its own commit, see admitted. Of a Welcome see founded.
 func (c *Client) prove(ctx context.Context, id core.RoomID, encoded [][]byte, shown *mls.GroupContext) error {
 	p, err := stateOf(shown.Extensions)
 	if err != nil {
@@ -50,50 +50,91 @@ func (c *Client) prove(ctx context.Context, id core.RoomID, encoded [][]byte, sh
 		}
 		return nil
 	}
-	certs, err := parseChain(encoded)
+	certs, err := leading(id, encoded, shown, who)
 	if err != nil {
-		return core.Errorf(core.Denied, "%w", err)
+		return err
 	}
 	last := certs[len(certs)-1]
-	if err := cmp.Or(names(last.Facts(), id, nil, shown), decides(last.Facts(), who)); err != nil {
-		return core.Errorf(core.Denied, "%w", err)
-	}
 	if by == nil {
 		if len(last.Domains()) > policy.MaxAuthority {
 			return core.Errorf(core.Denied, "more homeservers have signed than may decide")
 		}
 		return c.signedBy(ctx, last, policy.Authority{Domains: last.Domains()})
 	}
+	return c.trace(ctx, id, certs, *by, from)
+}
+
+// leading reads certificates that lead to a state: the last is of the commit that opened
+// its epoch.
+func leading(id core.RoomID, encoded [][]byte, shown *mls.GroupContext, who policy.Authority) ([]*epoch.Certificate, error) {
+	certs, err := parseChain(encoded)
+	if err == nil {
+		last := certs[len(certs)-1].Facts()
+		err = cmp.Or(names(last, id, nil, shown), decides(last, who))
+	}
+	if err != nil {
+		return nil, core.Errorf(core.Denied, "%w", err)
+	}
+	return certs, nil
+}
+
+// trace follows certificates from who decided since an epoch to the last of them.
+func (c *Client) trace(ctx context.Context, id core.RoomID, certs []*epoch.Certificate, by policy.Authority, from uint64) error {
+	last := certs[len(certs)-1]
 	for _, cert := range certs[:len(certs)-1] {
 		f := cert.Facts()
-		if f.Room != id || f.Epoch <= from || f.Epoch >= shown.Epoch {
+		if f.Room != id || f.Epoch <= from || f.Epoch >= last.Facts().Epoch {
 			continue
 		}
-		if err = c.signedBy(ctx, cert, *by); err == nil {
-			by, from = &policy.Authority{Domains: f.Voters, Rule: policy.Rule(f.Rule)}, f.Epoch
+		if err := c.signedBy(ctx, cert, by); err == nil {
+			by, from = policy.Authority{Domains: f.Voters, Rule: policy.Rule(f.Rule)}, f.Epoch
 		} else if core.Temporary(err) {
 			return err
 		}
 	}
-	return c.signedBy(ctx, last, *by)
+	return c.signedBy(ctx, last, by)
 }
 
-// sameRoom demands proof of a Welcome to a room whose group is set aside.
-func (c *Client) sameRoom(ctx context.Context, id core.RoomID, shown *mls.GroupContext) error {
-	a, err := ask(ctx, c, func(ctx context.Context) (wire.Certificates, error) {
-		return c.cfg.Home.Certificates(ctx, id, shown.Epoch)
-	})
-	if core.CodeOf(err) == core.NotFound {
-		err = core.Errorf(core.Unavailable, "the room is not here yet")
+// founded says why it is not proven that a room's homeservers agreed on the state that a
+// Welcome leads to. To a room that is new to this device the certificates lead from the
+// homeserver that it is named after, which decides alone in the beginning. Where they do
+// not reach so far back, those whom the state names have to have signed it themselves;
+// vouched says who did. Else it is errUntraced.
+func (c *Client) founded(ctx context.Context, id core.RoomID, encoded [][]byte, shown *mls.GroupContext) (vouched string, err error) {
+	by, _, err := c.ground(ctx, id)
+	if err != nil || by != nil {
+		return "", cmp.Or(err, c.prove(ctx, id, encoded, shown))
 	}
+	p, err := stateOf(shown.Extensions)
 	if err != nil {
-		return err
+		return "", err
 	}
-	if err = c.prove(ctx, id, a.Certificates, shown); err != nil {
-		err = c.unproven(id, "a Welcome to the room", err)
+	certs, err := leading(id, encoded, shown, p.Authority())
+	if err != nil {
+		return "", err
 	}
-	return err
+	early := c.trace(ctx, id, certs, policy.Authority{Domains: []string{id.Domain()}}, 0)
+	if early == nil {
+		return "", nil
+	}
+	last := certs[len(certs)-1]
+	switch err = c.signedBy(ctx, last, p.Authority()); {
+	case err == nil:
+		return vouchers(last.Domains()), nil
+	case core.Temporary(err):
+		return "", err
+	case core.Temporary(early):
+		return "", early
+	}
+	return "", errUntraced
 }
+
+// errUntraced says that certificates begin with nobody whom this device could know. It is
+// proven to who enters by a commit of its own.
+var errUntraced = errors.New("who decided before the Welcome is not known here")
+
+// vouchers says who signed that this device is in a room.
+func vouchers(signers []string) string { return "vouched for by " + strings.Join(signers, ", ") }
 
 func parseChain(encoded [][]byte) (certs []*epoch.Certificate, err error) {
 	if len(encoded) == 0 || len(encoded) > maxChain {
@@ -202,7 +243,7 @@ func (c *Client) admit(ctx context.Context, r *room, encoded []byte, seq uint64)
 		return nil // meanwhile
 	}
 	if err == nil {
-		return c.entered(ctx, id, seq, "vouched for by "+strings.Join(signers, ", "))
+		return c.entered(ctx, id, seq, vouchers(signers))
 	}
 	if err = c.unproven(id, "that this device came into the room", err); core.CodeOf(err) == core.Invalid {
 		c.dropJoining(r)

@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -17,7 +18,7 @@ import (
 func (w *world) copied(room core.RoomID) *fakeRoom {
 	real := w.rooms[room]
 	w.rooms[room] = new(*real)
-	w.rooms[room].log, w.rooms[room].certs = slices.Clone(real.log), slices.Clone(real.certs)
+	w.rooms[room].log, w.rooms[room].certs, w.rooms[room].trees = slices.Clone(real.log), slices.Clone(real.certs), maps.Clone(real.trees)
 	return real
 }
 

@@ -53,7 +53,7 @@ func (c *Client) Sync(ctx context.Context, wait time.Duration) ([]Update, error)
 // round is one request to the homeserver, and all that follows from the answer. An
 // answer that another round has overtaken is old: it is asked for again.
 func (c *Client) round(ctx context.Context, wait time.Duration) (more bool, err error) {
-	request := wire.GetSync{Since: c.at.Next, Wait: wait.Milliseconds(), Limit: eventsPerRound}
+	request := wire.GetSync{Since: c.at.Next, Wait: c.patience(wait).Milliseconds(), Limit: eventsPerRound}
 	asked := map[core.RoomID]bool{}
 	for _, r := range c.order {
 		r.stalled = false
