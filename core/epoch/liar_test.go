@@ -8,6 +8,7 @@ import (
 
 	"github.com/fxamacker/cbor/v2"
 	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/isthmus-chat/isthmus/core"
 )
@@ -287,6 +288,40 @@ func TestMisledLearnsTheTruth(t *testing.T) {
 			c.quiet()
 			c.decide(handshake(testRoom, three[2], 1+x.more, change{}))
 		})
+	}
+}
+
+// Who was misled says of nothing that another leader sends that it is here because its own
+// log is longer: that would count as a vote for what it does not have.
+func TestMisledVouchesForNothing(t *testing.T) {
+	c := grown(t, 53, three...)
+	c.quiet()
+	leader, misled := three[0], c.nodes[three[2]]
+	w := misled.m.rooms[testRoom].row
+	c.mislead(three[1], three[2], handshake(testRoom, three[1], 1, change{Nonce: "a lie"}), handshake(testRoom, three[1], 2, change{Nonce: "another"}))
+	empty, err := cbor.Marshal(&groupSnapshot{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, msg := range map[string]*pb.Message{
+		"an append of nothing": {Type: pb.MsgApp.Enum(), Index: new(w.Last + 1), LogTerm: new(w.Term + 2), Commit: &w.Last},
+		"a snapshot": {Type: pb.MsgSnap.Enum(), Snapshot: &pb.Snapshot{Data: empty, Metadata: &pb.SnapshotMetadata{
+			Index: new(w.Last + 1), Term: new(w.Term + 2), ConfState: w.conf()}}},
+	} {
+		msg.From, msg.To, msg.Term = new(memberID(leader)), new(misled.m.self), new(w.Term+2)
+		if _, err := misled.do(raftOf(t, leader, testRoom, msg), false); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range c.net {
+			answer := new(pb.Message)
+			if p.msg.Kind != core.PeerRaft || proto.Unmarshal(p.msg.Body, answer) != nil {
+				continue
+			}
+			if answer.GetType() == pb.MsgAppResp && (!answer.GetReject() || answer.GetRejectHint() > 0) {
+				t.Errorf("%s: it answers %v", what, answer)
+			}
+		}
+		c.net = nil
 	}
 }
 

@@ -281,8 +281,11 @@ func misled(w *row, msg *pb.Message) bool {
 	if msg.GetType() != pb.MsgApp || msg.GetTerm() < w.Term {
 		return false
 	}
-	return slices.ContainsFunc(msg.GetEntries(), func(e *pb.Entry) bool { return contradicts(w, e) })
+	return contradicts(w, before(msg)) || slices.ContainsFunc(msg.GetEntries(), func(e *pb.Entry) bool { return contradicts(w, e) })
 }
+
+// before is what the sender of an append has before its entries.
+func before(msg *pb.Message) *pb.Entry { return &pb.Entry{Index: msg.Index, Term: msg.LogTerm} }
 
 // astray begins the log anew at a snapshot of a later epoch than what was applied here
 // came to, at an index that this came to: raft would say that it is old, but those who
@@ -453,7 +456,7 @@ func plausible(w *row, msg *pb.Message) bool {
 // fall, and contradict nothing that is agreed here.
 func plausibleEntries(w *row, msg *pb.Message) bool {
 	es := msg.GetEntries()
-	if len(es) > maxEntries || msg.GetLogTerm() > msg.GetTerm() {
+	if len(es) > maxEntries || msg.GetLogTerm() > msg.GetTerm() || contradicts(w, before(msg)) {
 		return false
 	}
 	term := msg.GetLogTerm()
