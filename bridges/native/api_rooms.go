@@ -342,10 +342,9 @@ func (a *api) history(c *call) (*wire.History, error) {
 	})
 }
 
-// given is an event as devices are given it. It is held back while it is a commit
-// in whose epoch not enough homeservers have signed one (PROTOCOL §6): everything behind
-// it waits too. Where they have signed another one this homeserver was misled, and the
-// device sees by the certificate that this one does not count.
+// given is an event as devices are given it. A commit is held back, and everything behind
+// it, until the epoch that it opens has a certificate (PROTOCOL §6). Where that is another
+// commit's, this homeserver was misled, and devices see by it that this one does not count.
 func given(r core.Reader, e *core.Event) (w wire.Event, held bool, err error) {
 	w = wireEvent(e)
 	sealed, ok := e.Body.(core.Sealed)
