@@ -17,8 +17,8 @@ const (
 	maxKeptDevices  = 512     // of one user, those revoked among them: who revoked must stay revoked
 	maxPeerDevices  = 1 << 20 // of the users of other homeservers with one host
 	maxHomeservers  = 1 << 16
-	maxPorts        = 64 // homeservers with one host
-	maxReadChains   = 256
+	maxPorts        = 64  // homeservers with one host
+	maxReadChains   = 256 // that are kept verified: one more, and all are forgotten
 	attestationLife = 180 * 24 * time.Hour
 )
 
@@ -269,8 +269,8 @@ type readChain struct {
 	chain *identity.Chain
 }
 
-// homeserver is HomeserverOf for reading only. It keeps what it verified: a commit may
-// bring a thousand devices of one homeserver.
+// homeserver is HomeserverOf for who does not change the chain. It keeps what it verified:
+// a commit may bring a thousand devices of one homeserver.
 func (e *Engine) homeserver(r Reader, domain string) (*identity.Chain, error) {
 	b, err := r.Value(homeserverRows, domain)
 	if err != nil {
