@@ -26,8 +26,8 @@ const (
 	pageEvents  = 100
 	soonTries   = 8                      // for a lease that is to be had in a moment
 	proofGrace  = 2 * time.Minute        // for the certificate of the own commit, or of a Welcome: a homeserver that came late may never have it
-	earlyAgain  = 100 * time.Millisecond // to ask for it, unless something new comes,
-	earlySoon   = 20 * time.Millisecond  // which is looked at as often at most
+	earlyAgain  = 100 * time.Millisecond // at first, before that of a Welcome is asked for again
+	earlySoon   = 20 * time.Millisecond  // the same when something new comes before
 )
 
 // joining is a group that the homeserver has not accepted yet: of a room that is
@@ -461,7 +461,7 @@ func (c *Client) welcomed(ctx context.Context, l *heldLetter) error {
 		r.Lost = "a Welcome for a key package that is gone"
 		return nil
 	}
-	chain, t, err := c.shownBy(ctx, m.Welcome, l)
+	chain, tree, err := c.chainAndTree(ctx, m.Welcome, l)
 	if r = c.rooms[l.Room]; r == nil || r.Joined || c.packages[pack.ref] != pack {
 		return nil // meanwhile
 	}
@@ -472,12 +472,12 @@ func (c *Client) welcomed(ctx context.Context, l *heldLetter) error {
 		}
 		return c.early(r, l, err)
 	}
-	return c.join(ctx, r, m.Welcome, pack, chain, t, l)
+	return c.join(ctx, r, m.Welcome, pack, chain, tree, l)
 }
 
-// shownBy asks for what a Welcome comes without: the certificates that lead to its epoch,
-// and the tree. NotFound if the tree is gone.
-func (c *Client) shownBy(ctx context.Context, w *mls.Welcome, l *heldLetter) (chain [][]byte, tree []byte, err error) {
+// chainAndTree asks for what a Welcome comes without: the certificates that lead to its
+// epoch, and the tree. NotFound if the tree is gone.
+func (c *Client) chainAndTree(ctx context.Context, w *mls.Welcome, l *heldLetter) (chain [][]byte, tree []byte, err error) {
 	a, err := ask(ctx, c, func(ctx context.Context) (wire.Certificates, error) {
 		return c.cfg.Home.Certificates(ctx, l.Room, l.Epoch)
 	})
@@ -495,7 +495,7 @@ func (c *Client) shownBy(ctx context.Context, w *mls.Welcome, l *heldLetter) (ch
 // be signed by enough of those who decide. For a while nothing else is tried.
 func (c *Client) early(r *room, l *heldLetter, why error) error {
 	now := c.now()
-	l.again = now + max(earlySoon.Milliseconds(), (now-l.Since)/8)
+	l.again = now + c.delay(l, earlySoon).Milliseconds()
 	if r.Kept == 0 && now-l.Since < proofGrace.Milliseconds() {
 		r.Seen = l.again
 		c.touch(r)
@@ -503,12 +503,18 @@ func (c *Client) early(r *room, l *heldLetter, why error) error {
 	return why
 }
 
+// delay is how long an early Welcome waits until it is looked at again: the older it is
+// the longer.
+func (c *Client) delay(l *heldLetter, least time.Duration) time.Duration {
+	return max(least, time.Duration(c.now()-l.Since)*time.Millisecond/8)
+}
+
 // patience is how long to wait for something new: not long while a Welcome is early, for
 // nobody tells that the room has come to the homeserver, or what its homeservers signed.
 func (c *Client) patience(wait time.Duration) time.Duration {
 	for _, l := range c.held {
-		if age := c.now() - l.Since; l.again > 0 && age < proofGrace.Milliseconds() {
-			wait = min(wait, max(earlyAgain, time.Duration(age)*time.Millisecond/8))
+		if l.again > 0 && c.now()-l.Since < proofGrace.Milliseconds() {
+			wait = min(wait, c.delay(l, earlyAgain))
 		}
 	}
 	return wait
@@ -534,13 +540,13 @@ func (c *Client) join(ctx context.Context, r *room, w *mls.Welcome, pack *stored
 		c.tell(Update{Kind: Alarm, Room: r.ID, Text: "a Welcome was refused: " + err.Error()})
 		return nil
 	}
-	vouched, err := c.founded(ctx, r.ID, chain, g.Public().Context())
+	vouched, err := c.proveWelcome(ctx, r.ID, chain, g.Public().Context())
 	if r = c.rooms[l.Room]; r == nil || r.Joined || c.packages[pack.ref] != pack {
 		return errHold
 	}
 	switch {
 	case err == nil:
-	case err == errUntraced:
+	case errors.Is(err, errUntraced):
 		r.Lost = "the Welcome is not proven: " + err.Error()
 		c.touch(r)
 		return nil

@@ -13,15 +13,15 @@ import (
 )
 
 // lied has a member make a commit that its homeservers do not agree on, and the room's
-// log keep it before what they did agree on: as at a homeserver that somebody misled.
-func (w *world) lied(room core.RoomID, by *phone) (seq uint64, commit []byte) {
+// log keep it before what they did agree on, as at a homeserver that somebody misled. It
+// returns the place of that commit.
+func (w *world) lied(room core.RoomID, by *phone) (seq uint64) {
 	w.Helper()
 	log := slices.Clone(w.log)
 	real := w.fork(room, by, "b.example")
 	lie := w.rooms[room].log[len(w.rooms[room].log)-1]
 	w.rooms[room], w.signs, w.log = real, nil, log
-	e := w.append(room, wire.Event{Sender: lie.Sender, Sealed: lie.Sealed}, real.policy.Participants())
-	return e.Seq, lie.Sealed
+	return w.append(room, wire.Event{Sender: lie.Sender, Sealed: lie.Sealed}, real.policy.Participants()).Seq
 }
 
 // A homeserver that was misled shows a false commit with the certificate of the one that
@@ -35,11 +35,10 @@ func TestFalseCommit(t *testing.T) {
 		alice.invite(room, user("bob"), user("carol"))
 		agree(room, alice, bob, carol)
 		calm(alice, bob, carol)
-		seq, _ := w.lied(room, carol)
-		var cert []byte // none yet
+		seq := w.lied(room, carol)
 		w.forge = func(ev *wire.Event) {
 			if ev.Seq == seq {
-				ev.Certificate = cert
+				ev.Certificate = nil // not yet
 			}
 		}
 		bob.sync()
@@ -54,8 +53,7 @@ func TestFalseCommit(t *testing.T) {
 		if !shown {
 			delete(w.rooms[room].log[seq].for_, bob.User())
 		}
-		cert = w.rooms[room].log[seq].Certificate
-		lie.Certificate = cert
+		lie.Certificate = w.rooms[room].log[seq].Certificate
 		if bob.sync(); !shown && bob.secret(room) != before {
 			t.Fatal("bob is in an epoch that nobody showed him")
 		}

@@ -27,7 +27,7 @@ const (
 // of them shows. A device that was in the room begins with who decided as far as it
 // knows, and follows the certificates from there; what it has seen itself needs none.
 // One that comes for the first time knows nobody: it demands those whom the state names
-// once they have signed its own commit, see admitted. Of a Welcome see founded.
+// once they have signed its own commit, see admitted. For a Welcome see proveWelcome.
 func (c *Client) prove(ctx context.Context, id core.RoomID, encoded [][]byte, shown *mls.GroupContext) error {
 	p, err := stateOf(shown.Extensions)
 	if err != nil {
@@ -78,7 +78,7 @@ func leading(id core.RoomID, encoded [][]byte, shown *mls.GroupContext, who poli
 	return certs, nil
 }
 
-// trace follows certificates from who decided since an epoch to the last of them.
+// trace follows certificates to the last of them, beginning with who decided at an epoch.
 func (c *Client) trace(ctx context.Context, id core.RoomID, certs []*epoch.Certificate, by policy.Authority, from uint64) error {
 	last := certs[len(certs)-1]
 	for _, cert := range certs[:len(certs)-1] {
@@ -95,12 +95,12 @@ func (c *Client) trace(ctx context.Context, id core.RoomID, certs []*epoch.Certi
 	return c.signedBy(ctx, last, by)
 }
 
-// founded says why it is not proven that a room's homeservers agreed on the state that a
-// Welcome leads to. To a room that is new to this device the certificates lead from the
-// homeserver that it is named after, which decides alone in the beginning. Where they do
-// not reach so far back, those whom the state names have to have signed it themselves;
-// vouched says who did. Else it is errUntraced.
-func (c *Client) founded(ctx context.Context, id core.RoomID, encoded [][]byte, shown *mls.GroupContext) (vouched string, err error) {
+// proveWelcome says why it is not proven that a room's homeservers agreed on the state
+// that a Welcome leads to. To a room that is new to this device the certificates lead from
+// the homeserver that it is named after, which decides alone in the beginning. Where they
+// do not reach so far back, those whom the state names have to have signed it themselves:
+// vouched says who did. If they have not, the error is errUntraced.
+func (c *Client) proveWelcome(ctx context.Context, id core.RoomID, encoded [][]byte, shown *mls.GroupContext) (vouched string, err error) {
 	by, _, err := c.ground(ctx, id)
 	if err != nil || by != nil {
 		return "", cmp.Or(err, c.prove(ctx, id, encoded, shown))
@@ -113,28 +113,28 @@ func (c *Client) founded(ctx context.Context, id core.RoomID, encoded [][]byte, 
 	if err != nil {
 		return "", err
 	}
-	early := c.trace(ctx, id, certs, policy.Authority{Domains: []string{id.Domain()}}, 0)
-	if early == nil {
+	untraced := c.trace(ctx, id, certs, policy.Authority{Domains: []string{id.Domain()}}, 0)
+	if untraced == nil {
 		return "", nil
 	}
 	last := certs[len(certs)-1]
 	switch err = c.signedBy(ctx, last, p.Authority()); {
 	case err == nil:
-		return vouchers(last.Domains()), nil
+		return vouchedBy(last.Domains()), nil
 	case core.Temporary(err):
 		return "", err
-	case core.Temporary(early):
-		return "", early
+	case core.Temporary(untraced):
+		return "", untraced
 	}
 	return "", errUntraced
 }
 
-// errUntraced says that certificates begin with nobody whom this device could know. It is
-// proven to who enters by a commit of its own.
+// errUntraced says that certificates begin with nobody whom this device could know. Who
+// enters by a commit of its own needs no such beginning.
 var errUntraced = errors.New("who decided before the Welcome is not known here")
 
-// vouchers says who signed that this device is in a room.
-func vouchers(signers []string) string { return "vouched for by " + strings.Join(signers, ", ") }
+// vouchedBy says who signed that this device is in a room.
+func vouchedBy(signers []string) string { return "vouched for by " + strings.Join(signers, ", ") }
 
 func parseChain(encoded [][]byte) (certs []*epoch.Certificate, err error) {
 	if len(encoded) == 0 || len(encoded) > maxChain {
@@ -243,7 +243,7 @@ func (c *Client) admit(ctx context.Context, r *room, encoded []byte, seq uint64)
 		return nil // meanwhile
 	}
 	if err == nil {
-		return c.entered(ctx, id, seq, vouchers(signers))
+		return c.entered(ctx, id, seq, vouchedBy(signers))
 	}
 	if err = c.unproven(id, "that this device came into the room", err); core.CodeOf(err) == core.Invalid {
 		c.dropJoining(r)

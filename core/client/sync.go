@@ -327,7 +327,8 @@ func (c *Client) tendRoom(ctx context.Context, id core.RoomID) error {
 	return nil
 }
 
-// tendAhead gives up waiting for commits that what is said now lies behind.
+// tendAhead gives up waiting for commits that what is said now lies behind, or for the
+// true one after a false one.
 func (c *Client) tendAhead(r *room, now int64) {
 	switch {
 	case r.Future == 0 && !r.passed || r.stalled:
@@ -335,7 +336,7 @@ func (c *Client) tendAhead(r *room, now int64) {
 	case r.aheadAt == 0:
 		r.aheadAt = now
 	case now-r.aheadAt > aheadGrace.Milliseconds() && r.Lost == "":
-		c.lose(r, "the commits before what is said now are missing")
+		c.lose(r, "the commits that lead on are missing")
 	}
 }
 
