@@ -182,6 +182,40 @@ func TestMigratedValues(t *testing.T) {
 	})
 }
 
+// TestMigrationFullDisk leaves the first schema as it was where there is no room for the
+// second, and goes on when there is.
+func TestMigrationFullDisk(t *testing.T) {
+	path, ctx := filepath.Join(t.TempDir(), "isthmus.db"), t.Context()
+	b := &bed{t: t, url: "sqlite:" + path}
+	first := func(f func()) {
+		t.Run("first", func(t *testing.T) {
+			withSchema(t, func(f fstest.MapFS) { delete(f, "schema/0002_large_values.sql") })
+			b.open()
+			f()
+			b.Close()
+		})
+	}
+	values := func(r core.Reader) (int, error) {
+		list, err := r.Values("bucket", "", 100)
+		return len(list), err
+	}
+	first(func() {
+		for i := range 32 {
+			b.do(func(tx core.Tx) error { return tx.PutValue("bucket", fmt.Sprint(i), make([]byte, 1<<20)) })
+		}
+	})
+	fi, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Migrate(ctx, Options{URL: b.url, Homeserver: home, maxPages: int(fi.Size()/pageSize) + 100}); err == nil {
+		t.Fatal("migrated without room")
+	}
+	first(func() { see(b, 32, values) })
+	b.open()
+	see(b, 32, values)
+}
+
 func TestBackup(t *testing.T) {
 	onEach(t, func(t *testing.T, b *bed) {
 		ctx, dir := context.Background(), t.TempDir()

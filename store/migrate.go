@@ -138,7 +138,7 @@ func checkMigrations(s *session, known []migration) (int, error) {
 }
 
 var (
-	engineClause = regexp.MustCompile(`/\*(\w+): (.*?)\*/`)
+	engineClause = regexp.MustCompile(`(?s)/\*(\w+):\s(.*?)\*/`)
 	lineComment  = regexp.MustCompile(`(?m)--.*$`)
 )
 
