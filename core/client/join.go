@@ -26,6 +26,7 @@ const (
 	pageEvents  = 100
 	soonTries   = 8                      // for a lease that is to be had in a moment
 	proofGrace  = 2 * time.Minute        // for the certificate of the own commit, or of a Welcome: a homeserver that came late may never have it
+	traceGrace  = 5 * time.Second        // for the homeserver that a room is named after to answer, of those two minutes: it may be gone
 	earlyAgain  = 100 * time.Millisecond // at first, before that of a Welcome is asked for again
 	earlySoon   = 20 * time.Millisecond  // the same when something new comes before
 )
@@ -546,7 +547,7 @@ func (c *Client) join(ctx context.Context, r *room, w *mls.Welcome, pack *stored
 	}
 	switch {
 	case err == nil:
-	case errors.Is(err, errUntraced):
+	case errors.Is(err, errUntraced) && (!core.Temporary(err) || c.now()-l.Since >= traceGrace.Milliseconds()):
 		r.Lost = "the Welcome is not proven: " + err.Error()
 		c.touch(r)
 		return nil

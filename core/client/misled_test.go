@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -210,4 +211,50 @@ func TestWelcomeToAnOldRoom(t *testing.T) {
 			t.Errorf("%s is told %+v", p.name, in)
 		}
 	}
+}
+
+// goneHome is a homeserver that does not reach another one any more.
+type goneHome struct {
+	Home
+	domain string
+}
+
+func (g goneHome) Homeserver(ctx context.Context, domain string) (wire.Homeserver, error) {
+	if domain == g.domain {
+		return wire.Homeserver{}, core.Errorf(core.Unavailable, "that homeserver does not answer")
+	}
+	return g.Home.Homeserver(ctx, domain)
+}
+
+// A room may outlive the homeserver that it is named after: who is let in then waits for
+// a moment, and not for minutes.
+func TestWelcomeWithoutTheFounder(t *testing.T) {
+	w := newWorld(t, 91)
+	alice, bob, carol := w.phone(user("alice"), nil), w.phone(user("bob"), nil), w.phone(user("carol"), nil)
+	room := alice.create("tea")
+	alice.invite(room, user("bob"))
+	agree(room, alice, bob)
+	alice.must(alice.SetRole(ctx, room, core.RoleOwner, user("bob")))
+	agree(room, alice, bob)
+	alice.must(alice.Leave(ctx, room))
+	for range 8 {
+		bob.sync()
+		w.sleep(ctx, 3*time.Second)
+		bob.must(bob.Tend(ctx))
+	}
+	bob.must(bob.Renew(ctx, room))
+	bob.sync()
+	if a := bob.rooms[room].p.Authority().Domains; len(a) != 1 || a[0] != "b.example" {
+		t.Fatalf("decided by %v", a)
+	}
+	carol.cfg.Home = goneHome{carol.cfg.Home, "a.example"}
+	bob.invite(room, user("carol"))
+	for since := w.clock; carol.rooms[room] == nil || !carol.rooms[room].Joined; w.sleep(ctx, 250*time.Millisecond) {
+		carol.sync()
+		carol.must(carol.Tend(ctx))
+		if took := w.clock.Sub(since); took > 2*traceGrace {
+			t.Fatalf("not in after %v", took)
+		}
+	}
+	agree(room, bob, carol)
 }

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -99,7 +100,8 @@ func (c *Client) trace(ctx context.Context, id core.RoomID, certs []*epoch.Certi
 // that a Welcome leads to. To a room that is new to this device the certificates lead from
 // the homeserver that it is named after, which decides alone in the beginning. Where they
 // do not reach so far back, those whom the state names have to have signed it themselves:
-// vouched says who did. If they have not, the error is errUntraced.
+// vouched says who did. If they have not, the error is errUntraced, and Temporary if that
+// homeserver may have been away.
 func (c *Client) proveWelcome(ctx context.Context, id core.RoomID, encoded [][]byte, shown *mls.GroupContext) (vouched string, err error) {
 	by, _, err := c.ground(ctx, id)
 	if err != nil || by != nil {
@@ -123,10 +125,8 @@ func (c *Client) proveWelcome(ctx context.Context, id core.RoomID, encoded [][]b
 		return vouchedBy(last.Domains()), nil
 	case core.Temporary(err):
 		return "", err
-	case core.Temporary(untraced):
-		return "", untraced
 	}
-	return "", errUntraced
+	return "", fmt.Errorf("%w: %w", errUntraced, untraced)
 }
 
 // errUntraced says that certificates begin with nobody whom this device could know. Who
