@@ -129,6 +129,9 @@ type chatLine struct {
 	Waiting  bool           `json:"waiting,omitempty"` // the homeserver has not accepted it yet
 }
 
+// placed reports whether somebody said the line: it has a place in the room's log then.
+func (l *chatLine) placed() bool { return l.Kind != chatEvent && l.Kind != chatWarning }
+
 // The kinds of lines.
 const (
 	chatSaid     = "said"

@@ -10,7 +10,7 @@ import (
 
 // A tailer shows lines once each, in order.
 type tailer struct {
-	limit int
+	limit int // of what was said; what happened beside is shown and not counted
 	lasts time.Duration
 	since uint64
 	all   bool // since was given
@@ -112,7 +112,10 @@ func (t *tailer) show(l chatLine) {
 		}
 	}
 	t.err = t.app.writeLine(l, t.chat.Self().User.Domain(), name)
-	if t.limit--; t.limit <= 0 || t.err != nil {
+	if l.placed() {
+		t.limit--
+	}
+	if t.limit <= 0 || t.err != nil {
 		t.stop()
 	}
 }
@@ -129,8 +132,7 @@ func (t *tailer) news(n chatNews) {
 		if t.room != "" && l.Room != t.room {
 			continue
 		}
-		placed := l.Kind != chatEvent && l.Kind != chatWarning
-		if placed && l.Seq <= t.shown[l.Room] || t.limit <= 0 {
+		if l.placed() && l.Seq <= t.shown[l.Room] || t.limit <= 0 {
 			continue
 		}
 		t.show(l)

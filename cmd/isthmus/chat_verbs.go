@@ -609,7 +609,7 @@ counts as read. Of one room, or of all.`,
 		return a.tail(ctx, chat, args, &t)
 	})
 	f := cmd.Flags()
-	f.IntVar(&t.limit, "limit", math.MaxInt, "end after so many lines (default never)")
+	f.IntVar(&t.limit, "limit", math.MaxInt, "end after so many messages (default never)")
 	f.Lookup("limit").DefValue = "0" // which help does not show
 	f.DurationVar(&t.lasts, "for", 0, "end after so long; 0 = never")
 	f.Uint64Var(&t.since, "since", 0, "begin after this place (seq), read or not, with what one said oneself")

@@ -271,10 +271,10 @@ func TestChatTailVerb(t *testing.T) {
 	r := newVerbRig(t)
 	r.chat.rooms[0].Read = 1
 	r.chat.news <- chatNews{Lines: []chatLine{{Room: chatLobby, Seq: 2, Kind: chatSaid, Text: "again", Sender: chatBob},
-		{Room: chatGarden, Seq: 4, Kind: chatSaid, Text: "news\x1b[2J", Sender: chatBob}, {Room: chatLobby, Seq: 2, Kind: chatEvent, Text: "carol came in", Event: "~1"}}}
+		{Room: chatLobby, Seq: 2, Kind: chatEvent, Text: "carol came in", Event: "~1"}, {Room: chatGarden, Seq: 4, Kind: chatSaid, Text: "news\x1b[2J", Sender: chatBob}}}
 	r.chat.rooms[1].Read = 1
-	r.says("garden bob@b.example: is anybody here?\n", "tail", "--limit", "5")
-	want := []string{"#lobby -- bob joined", "garden bob@b.example: is anybody here?", "garden bob@b.example: two", "    lines", "garden bob@b.example: news[2J", "#lobby -- carol came in", ""}
+	r.says("garden bob@b.example: is anybody here?\n", "tail", "--limit", "3")
+	want := []string{"#lobby -- bob joined", "garden bob@b.example: is anybody here?", "garden bob@b.example: two", "    lines", "#lobby -- carol came in", "garden bob@b.example: news[2J", ""}
 	got := strings.Split(r.out.String(), "\n")
 	for i := range got {
 		if len(got[i]) > 17 && got[i][0] != ' ' {
