@@ -67,15 +67,6 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-func freeAddress(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 type exitCodes struct {
 	mu   sync.Mutex
 	last map[*testscript.TestScript]int
