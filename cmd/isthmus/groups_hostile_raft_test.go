@@ -32,9 +32,9 @@ func raftID(h *homeserver) *uint64 {
 	return proto.Uint64(binary.BigEndian.Uint64(sum[:8]))
 }
 
-// lieAboutLeading sends well-formed messages of the agreement in which c.example, that has
-// no vote, claims to lead, stands for election, votes, and has votes for others, with terms
-// near and far, and goes on with it while the others go on.
+// lieAboutLeading sends well-formed messages of the agreement in which c.example claims to
+// lead, stands for election, votes, and has votes for others, with terms near and far, and
+// goes on with it while the others go on.
 func (f *forger) lieAboutLeading(t *testing.T, o *honest, to ...*homeserver) {
 	t.Helper()
 	send := func(h *homeserver, lies ...*pb.Message) {
@@ -68,11 +68,13 @@ func (f *forger) lieAboutLeading(t *testing.T, o *honest, to ...*homeserver) {
 			}
 		}
 	})
-	for range 3 {
-		o.goesOn("one claim after the other, in higher and higher terms")
-	}
-	close(stop)
-	work.Wait()
+	func() {
+		defer work.Wait() // also when nobody can commit
+		defer close(stop)
+		for range 3 {
+			o.goesOn("one claim after the other, in higher and higher terms")
+		}
+	}()
 	for i, h := range to {
 		if n := h.metric("isthmus_agreement_ignored_total") - before[i]; n < 40 {
 			t.Errorf("%s has passed over only %d messages", h.domain, n)

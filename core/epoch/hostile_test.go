@@ -393,31 +393,55 @@ func TestStrangerLeads(t *testing.T) {
 	c.run("c follows d", 2*napMost, func() bool { return c.epoch("c.example", testRoom) == 3 })
 }
 
-// Somebody without a vote deposes the leader a few times, with a term higher each time.
+// Whoever speaks in a term that is higher each time deposes the leader a few times.
 func TestUpstart(t *testing.T) {
-	c := newCluster(t, 16, "a.example", "b.example", "c.example")
-	c.create(testRoom, "a.example")
-	if err := c.propose(handshake(testRoom, "a.example", 0, change{Voters: []string{"a.example", "b.example"}, Followers: []string{"c.example"}})); err != nil {
-		t.Fatal(err)
+	for name, voters := range map[string][]string{"a voter": three, "a follower": three[:2]} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t, 16, three...)
+			c.create(testRoom, three[0])
+			if err := c.propose(handshake(testRoom, three[0], 0, change{Voters: voters, Followers: three[len(voters):]})); err != nil {
+				t.Fatal(err)
+			}
+			c.quiet()
+			a := c.nodes[three[0]]
+			before := a.m.rooms[testRoom].row.Term
+			for i := range uint64(10 * deposeRate.Burst) {
+				for _, kind := range []pb.MessageType{pb.MsgHeartbeat, pb.MsgApp, pb.MsgVote, pb.MsgAppResp, pb.MsgPreVoteResp} {
+					c.lie(three[2], three[0], &pb.Message{Type: kind.Enum(), Term: new(before + 20*i + uint64(kind)), Reject: new(kind == pb.MsgPreVoteResp)})
+				}
+			}
+			if n := a.m.rooms[testRoom].row.Term - before; n == 0 || n > 20*uint64(deposeRate.Burst) {
+				t.Errorf("the term is %d higher", n)
+			}
+			if err := c.propose(handshake(testRoom, three[1], 1, change{})); err != nil {
+				t.Fatal(err)
+			}
+			c.run("the commit", 300, func() bool { return c.epoch(three[2], testRoom) == 2 })
+		})
 	}
-	c.quiet()
-	a := c.nodes["a.example"]
-	before := a.m.rooms[testRoom].row.Term
-	for i := range uint64(10 * upstartRate.Burst) {
-		for _, kind := range []pb.MessageType{pb.MsgHeartbeat, pb.MsgApp, pb.MsgVote, pb.MsgAppResp} {
-			msg := &pb.Message{Type: kind.Enum(), From: new(memberID("c.example")), To: new(memberID("a.example")), Term: new(before + 20*i + uint64(kind))}
-			if _, err := a.do(raftOf(t, "c.example", testRoom, msg), false); err != nil {
+}
+
+// A voter that is silent but for its claims to lead, in a higher term each time, has its
+// followers believe it while they have something to do; the others agree all the same.
+func TestUpstartGoesOn(t *testing.T) {
+	c := grown(t, 21, three...)
+	a, b := c.nodes[three[0]], c.nodes[three[1]]
+	c.nodes[three[2]].down = true
+	for epoch := range uint64(5) {
+		for _, d := range three[:2] {
+			if err := c.propose(handshake(testRoom, d, 1+epoch, change{Nonce: d})); err != nil {
 				t.Fatal(err)
 			}
 		}
+		for tick := 0; a.m.rooms[testRoom].auth.Epoch < 2+epoch || b.m.rooms[testRoom].auth.Epoch < 2+epoch; tick++ {
+			if tick > 300 {
+				t.Fatalf("epoch %d does not end", 1+epoch)
+			}
+			c.lie(three[2], three[0], &pb.Message{Type: pb.MsgHeartbeat.Enum(), Term: new(a.m.rooms[testRoom].row.Term + 64)})
+			c.tick()
+			c.flush()
+		}
 	}
-	if n := a.m.rooms[testRoom].row.Term - before; n == 0 || n > 20*uint64(upstartRate.Burst) {
-		t.Errorf("the term is %d higher", n)
-	}
-	if err := c.propose(handshake(testRoom, "b.example", 1, change{})); err != nil {
-		t.Fatal(err)
-	}
-	c.run("the commit", 300, func() bool { return c.epoch("c.example", testRoom) == 2 })
 }
 
 // A store that fails while raft reads breaks the transaction, not the machine.

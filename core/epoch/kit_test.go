@@ -532,6 +532,15 @@ func raftOf(t testing.TB, from string, room core.RoomID, msg *pb.Message) core.P
 	return core.PeerMessages{From: from, Messages: []core.PeerMessage{{Room: room, Kind: core.PeerRaft, Body: body}}}
 }
 
+// lie has a homeserver say msg in another's name: as who has its certificate.
+func (c *cluster) lie(from, to string, msg *pb.Message) {
+	c.t.Helper()
+	msg.From, msg.To = new(memberID(from)), new(memberID(to))
+	if _, err := c.nodes[to].do(raftOf(c.t, from, testRoom, msg), false); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 // dump logs where every homeserver stands.
 func (c *cluster) dump() {
 	for _, d := range c.order {

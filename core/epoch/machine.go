@@ -84,9 +84,9 @@ type Machine struct {
 	woken bool      // the rooms that were awake when the last process ended are awake again,
 	upTo  string    // up to this key
 
-	devices, homes, checks   core.Meter
-	blanks, strays, upstarts core.Meter
-	stats                    Stats
+	devices, homes, checks  core.Meter
+	blanks, strays, deposed core.Meter
+	stats                   Stats
 
 	// Of the Apply that runs:
 	tx     core.Tx
@@ -111,7 +111,7 @@ func New(cfg Config) *Machine {
 		cfg.Check = checkPinned
 	}
 	return &Machine{cfg: cfg, self: memberID(cfg.Homeserver), rooms: map[core.RoomID]*room{}, used: list.New(),
-		blanks: blankRate, strays: strayRate, upstarts: upstartRate,
+		blanks: blankRate, strays: strayRate, deposed: deposeRate,
 		awake: map[core.RoomID]*room{}, naps: map[core.RoomID]*room{}, devices: cfg.DeviceRate, homes: cfg.HomeRate,
 		checks: core.Meter{Burst: checksEach * cfg.DeviceRate.Burst, Every: cfg.DeviceRate.Every / checksEach}}
 }

@@ -27,10 +27,11 @@ const (
 // us look, and ask the others whether it has come.
 var strayRate = core.Meter{Burst: 50, Every: time.Second / 5}
 
-// upstartRate is for messages of higher terms from a homeserver that has no vote as far
-// as is known here: each deposes the leader. Who came to a vote while this homeserver
-// was away needs one for each term in which it leads.
-var upstartRate = core.Meter{Burst: 8, Every: time.Minute}
+// deposeRate is for messages of higher terms from one homeserver: each deposes the leader,
+// and has this one wait for somebody who may not lead at all. An honest one is elected in
+// few terms, or came to its vote while this homeserver was away, and needs one for each
+// term in which it leads.
+var deposeRate = core.Meter{Burst: 16, Every: 30 * time.Second}
 
 // strict bounds what a peer may make the decoder build.
 var strict = core.StrictCBOR(8, 1<<13, 16)
@@ -225,7 +226,7 @@ func (m *Machine) takeOver(r *room, from uint64) error {
 // raftMessage gives a peer's raft message to the room's node.
 func (m *Machine) raftMessage(r *room, from string, body []byte) error {
 	msg := m.parse(from, body)
-	if msg == nil || !plausible(&r.row, msg) || m.upstart(r, from, msg) {
+	if msg == nil || !plausible(&r.row, msg) || m.deposes(r, from, msg) {
 		m.stats.Ignored++
 		if msg != nil && misled(&r.row, msg) {
 			return m.none(r, from, msg)
@@ -264,15 +265,14 @@ func (m *Machine) raftMessage(r *room, from string, body []byte) error {
 	return err
 }
 
-// upstart reports whether msg would depose the leader once more for somebody without a
-// vote. Pre-votes depose nobody.
-func (m *Machine) upstart(r *room, from string, msg *pb.Message) bool {
-	switch w := &r.row; {
-	case msg.GetTerm() <= w.Term, msg.GetType() == pb.MsgPreVote, msg.GetType() == pb.MsgPreVoteResp,
-		slices.Contains(w.Voters, msg.GetFrom()), slices.Contains(w.Outgoing, msg.GetFrom()):
+// deposes reports whether msg would depose the leader more often than its sender may.
+// Pre-votes depose nobody, nor do the answers to them that grant one.
+func (m *Machine) deposes(r *room, from string, msg *pb.Message) bool {
+	switch kind := msg.GetType(); {
+	case msg.GetTerm() <= r.row.Term, kind == pb.MsgPreVote, kind == pb.MsgPreVoteResp && !msg.GetReject():
 		return false
 	}
-	return m.upstarts.Take(r.key+"/"+core.HostOf(from), 1, m.now) > 0
+	return m.deposed.Take(r.key+"/"+core.HostOf(from), 1, m.now) > 0
 }
 
 // misled reports whether msg contradicts what is agreed here, and is no old one: somebody
