@@ -239,7 +239,7 @@ const (
 	PeerWant        PeerKind = 3 // asks for approvals of an epoch: 8 octets
 	PeerRefused     PeerKind = 4 // a forwarded handshake was refused by the leader: Handshake.ID, code, text, ms to wait; or who leads
 	PeerCertificate PeerKind = 5 // a certificate, see package epoch
-	PeerMembers     PeerKind = 6 // the domains that take part in the agreement, a CBOR array; empty asks a voter
+	PeerMembers     PeerKind = 6 // the epoch, and the domains that take part in the agreement, in CBOR; empty asks a voter
 	PeerAsk         PeerKind = 7 // asks a voter whether it would approve a commit that brings devices in: Handshake.Encode
 	PeerOpinion     PeerKind = 8 // the answer: Handshake.ID, code (0: it would), text
 )

@@ -148,11 +148,14 @@ func (n *node) peek(id core.RoomID) (*room, error) {
 }
 
 // seeds of storms; a longer run is one constant away.
-const seeds = 60
+const seeds = 400
 
 func TestStorm(t *testing.T) {
 	opened := 0
-	for seed := range uint64(seeds) {
+	for seed := range uint64(seeds + 1) {
+		if seed == seeds {
+			seed = 1609 // once a new leader took for an answer what was said to the last one
+		}
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			c := storm(t, seed, 3000)
 			c.calm()

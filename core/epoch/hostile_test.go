@@ -532,7 +532,7 @@ func FuzzPeerMessages(f *testing.F) {
 	refused, _ := cbor.Marshal(refusal{ID: make([]byte, 32), Code: uint8(core.Limited), Text: "x"})
 	f.Add(uint8(core.PeerRefused), refused)
 	f.Add(uint8(core.PeerWant), make([]byte, 8))
-	f.Add(uint8(core.PeerMembers), []byte{0x81, 0x61, 'x'})
+	f.Add(uint8(core.PeerMembers), []byte{0x82, 1, 0x81, 0x61, 'x'})
 	f.Fuzz(func(t *testing.T, kind uint8, body []byte) {
 		n := c.nodes[three[0]]
 		n.store.undo = nil

@@ -162,7 +162,7 @@ func (m *Machine) stray(from string, id core.RoomID) (bool, error) {
 	return err == nil && cbor.Unmarshal(b, &w) == nil && !slices.Contains(w.Names, from), err
 }
 
-// inquire asks the voters who takes part.
+// inquire asks the voters who takes part, and those that decide now.
 func (m *Machine) inquire(r *room) {
 	r.asked = m.ticks + 1
 	for _, id := range r.row.Voters {
@@ -170,34 +170,66 @@ func (m *Machine) inquire(r *room) {
 			m.send(r, r.names[id], core.PeerMembers, nil)
 		}
 	}
+	for _, d := range r.auth.Voters {
+		if d != m.cfg.Homeserver && !slices.Contains(r.row.Voters, memberID(d)) {
+			m.send(r, d, core.PeerMembers, nil)
+		}
+	}
+}
+
+// A membership is the body of core.PeerMembers: who takes part in a room's raft, as far as
+// the entries up to an epoch say.
+type membership struct {
+	_     struct{} `cbor:",toarray"`
+	Epoch uint64
+	Names []string
 }
 
 // members tells who takes part, or learns it: a homeserver that was away may not
 // know who leads now, but it knows a voter that does.
 func (m *Machine) members(r *room, from string, body []byte) error {
 	if len(body) == 0 {
-		var names []string
-		for _, id := range slices.Concat(r.row.Voters, r.row.Learners) {
-			names = append(names, r.names[id])
+		now := membership{Epoch: r.auth.Epoch}
+		for _, id := range slices.Concat(r.row.Voters, r.row.Learners, r.row.Outgoing) {
+			if d := r.names[id]; !slices.Contains(now.Names, d) {
+				now.Names = append(now.Names, d)
+			}
 		}
-		b, err := cbor.Marshal(names)
+		b, err := cbor.Marshal(&now)
 		if err != nil {
 			return core.Errorf(core.Internal, "members: %w", err)
 		}
 		m.send(r, from, core.PeerMembers, b)
 		return m.takeOver(r, memberID(from))
 	}
-	var names []string
-	if err := strict.Unmarshal(body, &names); err != nil || len(names) > maxMembers || r.asked == 0 || !slices.Contains(r.row.Voters, memberID(from)) {
+	var now membership
+	decides := slices.Contains(r.auth.Voters, from)
+	if err := strict.Unmarshal(body, &now); err != nil || len(now.Names) > maxMembers || r.asked == 0 || !decides && !slices.Contains(r.row.Voters, memberID(from)) {
 		m.stats.Ignored++
 		return nil
 	}
+	if decides && !m.part(r) && now.Epoch >= r.auth.Epoch && !slices.Contains(now.Names, m.cfg.Homeserver) {
+		m.letGo(r, from)
+	}
 	r.guests = map[uint64]string{}
-	for _, d := range names {
+	for _, d := range now.Names {
 		r.guests[memberID(d)] = d
 	}
 	m.wake(r)
 	return nil
+}
+
+// letGo notes that by, which knows that this homeserver has left, has a configuration
+// without it. If those who decide say so, nobody needs its vote any more.
+func (m *Machine) letGo(r *room, by string) {
+	if r.dismissed == nil {
+		r.dismissed = map[string]bool{}
+	}
+	r.dismissed[by] = true
+	if len(r.dismissed) >= Quorum(len(r.auth.Voters), r.auth.Rule) {
+		r.gone = true
+		m.touch(r)
+	}
 }
 
 // takeOver makes sure that somebody brings raft's configuration to what the group
@@ -435,7 +467,10 @@ func plausible(w *row, msg *pb.Message) bool {
 	case pb.MsgHeartbeat:
 		return msg.GetCommit() <= w.Last || w.First == 0
 	case pb.MsgAppResp:
-		return msg.GetTerm() > w.Term || msg.GetIndex() <= w.Last && msg.GetRejectHint() <= w.Last
+		// Nobody has stored nothing. Raft tells an old leader so that its term is over; the new
+		// one, if it is that of the same term, would think that the whole log is to be sent.
+		stored := msg.GetIndex() > 0 || msg.GetReject()
+		return msg.GetTerm() > w.Term || stored && msg.GetIndex() <= w.Last && msg.GetRejectHint() <= w.Last
 	case pb.MsgApp:
 		return plausibleEntries(w, msg)
 	case pb.MsgSnap:

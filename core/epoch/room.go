@@ -53,7 +53,7 @@ type room struct {
 	naps     int    // rests since there was progress
 	napUntil uint64 // tick
 	sign     uint64 // of progress
-	gone     bool   // nobody answered this homeserver for long after it had left
+	gone     bool   // after this homeserver had left, nobody needed it or answered for long
 	led      uint64 // 1 + tick of the last word of who leads, or claims to
 	uneasy   bool   // somebody may have been left behind, and no leader was met since
 
@@ -67,6 +67,7 @@ type room struct {
 	opinion    opinion                   // voter: the last that was asked for
 	early      []signed                  // approvals of epochs that have not opened here
 	guests     map[uint64]string         // members that a voter vouched for
+	dismissed  map[string]bool           // those that decide and say that raft has let go of this homeserver
 	chased     int                       // questions for approvals: whose turn it is
 	asked      uint64                    // tick of the last question who the members are
 	snapshots  map[uint64]uint64         // leader: when a peer was sent a snapshot
@@ -254,8 +255,10 @@ func (m *Machine) tickRoom(r *room) error {
 		}
 		m.retrySnapshots(r)
 	}
-	if r.hasRaft() && m.part(r) && m.ticks%wantTicks == 0 &&
-		(!r.row.member(m.self) || (r.uneasy || r.row.Last > r.row.Commit) && !slices.Contains(r.row.Voters, m.self)) {
+	if m.part(r) { // again, perhaps
+		r.gone, r.dismissed = false, nil
+	}
+	if m.owes(r) && m.ticks%wantTicks == 0 && m.lost(r) {
 		m.inquire(r)
 	}
 	if len(r.row.Open) > 0 && m.ticks%wantTicks == 0 {
@@ -346,6 +349,12 @@ func (m *Machine) leftToDo(r *room) bool {
 		behind = behind || id != m.self && p.Match < r.row.Last
 	})
 	return behind
+}
+
+// lost reports whether this homeserver may not know those that could tell it more: it has
+// no vote to find a leader with, or raft may have let go of it while it was away.
+func (m *Machine) lost(r *room) bool {
+	return !r.row.member(m.self) || (r.uneasy || r.row.Last > r.row.Commit) && !(m.part(r) && slices.Contains(r.row.Voters, m.self))
 }
 
 // unfinished is what must be gone on with after a crash.
