@@ -153,7 +153,8 @@ func (m *Machine) shorten(r *room) error {
 // message is answered.
 //
 // Who asks for a vote knows of the configuration that gives it. If it lies in the part
-// of the log that both have, it is agreed, and this one can be elected. If there is
+// of the log that both have (it does, too, if it is of the term of the candidate's last
+// entry), it is agreed, and this one can be elected. If there is
 // none at the end of the log, that end was never vouched for to anybody (who gave this
 // one its vote may be elected without it): it goes when the vote is asked for in earnest.
 func (m *Machine) yields(r *room, msg *pb.Message) (done bool, err error) {
@@ -170,7 +171,7 @@ func (m *Machine) yields(r *room, msg *pb.Message) (done bool, err error) {
 			return false, err
 		case e.GetType() == pb.EntryNormal:
 			continue
-		case i > last || last > w.Last || w.term(last) != term:
+		case i > last || e.GetTerm() != term && (last > w.Last || w.term(last) != term):
 			return false, nil
 		}
 		err = m.step(r, &pb.Message{Type: pb.MsgHeartbeat.Enum(), From: msg.From, To: msg.To, Term: new(w.Term), Commit: new(i)})
