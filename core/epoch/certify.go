@@ -350,61 +350,6 @@ func (m *Machine) approve(r *room, epoch uint64, list []signed) error {
 	return m.settle(r, c, was)
 }
 
-// correct takes up the certificate of another commit than the one that was applied here:
-// somebody lied to this homeserver, which has left that epoch behind since. Devices are
-// given what was applied with that certificate, and know by it that it does not count.
-func (m *Machine) correct(r *room, c *certRow, list []signed) (bool, error) {
-	i := slices.IndexFunc(list, func(s signed) bool {
-		return s.a.Room == r.id && s.a.Epoch == c.Facts.Epoch && !s.a.same(&c.Facts)
-	})
-	if i < 0 {
-		return false, nil
-	}
-	facts := list[i].a
-	facts.Domain = ""
-	n, err := m.count(r, facts, list, c.Voters, c.Rule)
-	if err != nil || !n.complete() {
-		return false, err
-	}
-	n.Seq, n.Strays = c.Seq, c.Given
-	if err := m.turn(r, n); err != nil {
-		return true, err
-	}
-	next, err := readCert(m.tx, r.numbered(facts.Epoch+1))
-	if err == nil && (next.Rule != facts.Rule || !slices.Equal(next.Voters, facts.Voters)) { // whom the lie named does not decide
-		next = &certRow{Facts: next.Facts, Seq: next.Seq, Voters: facts.Voters, Rule: facts.Rule, Judged: judgedNever}
-		m.reopen(r, &next.Facts)
-		err = m.writeCert(r, next)
-	}
-	if err != nil && !absent(err) {
-		return true, err
-	}
-	return true, m.settle(r, n, false)
-}
-
-// count is the row of an epoch with those approvals of its facts that voters have signed.
-func (m *Machine) count(r *room, facts Approval, list []signed, voters []string, rule uint8) (*certRow, error) {
-	c := &certRow{Facts: facts, Voters: voters, Rule: rule, Judged: judgedNever}
-	for _, s := range list {
-		if !s.a.same(&facts) {
-			continue
-		}
-		if err := m.add(r, c, s); err != nil {
-			return nil, err
-		}
-	}
-	return c, nil
-}
-
-// reopen has the certificate of an epoch asked for, if it is not.
-func (m *Machine) reopen(r *room, facts *Approval) {
-	known := slices.ContainsFunc(r.row.Open, func(o opening) bool { return o.Epoch == facts.Epoch })
-	if !known && len(r.row.Open) < 2*maxOpen {
-		r.row.Open = append(r.row.Open, opening{Epoch: facts.Epoch, Index: facts.Index})
-		m.touch(r)
-	}
-}
-
 // keepEarly keeps approvals that overtook the log.
 func (m *Machine) keepEarly(r *room, epoch uint64, list []signed) error {
 	if epoch <= r.auth.Epoch || epoch > r.auth.Epoch+maxAhead {

@@ -307,58 +307,6 @@ func (m *Machine) deposes(r *room, from string, msg *pb.Message) bool {
 	return m.deposed.Take(r.key+"/"+core.HostOf(from), 1, m.now) > 0
 }
 
-// misled reports whether msg contradicts what is agreed here, and is no old one: somebody
-// lied to this homeserver, or does now. The certificates of a snapshot can say who.
-func misled(w *row, msg *pb.Message) bool {
-	if msg.GetType() != pb.MsgApp || msg.GetTerm() < w.Term {
-		return false
-	}
-	return contradicts(w, before(msg)) || slices.ContainsFunc(msg.GetEntries(), func(e *pb.Entry) bool { return contradicts(w, e) })
-}
-
-// before is what the sender of an append has before its entries.
-func before(msg *pb.Message) *pb.Entry { return &pb.Entry{Index: msg.Index, Term: msg.LogTerm} }
-
-// astray begins the log anew at a snapshot of a later epoch than what was applied here
-// came to, at an index that this came to: raft would say that it is old, but those who
-// decide have signed for it, so what was called agreed here was not. done: msg is answered.
-func (m *Machine) astray(r *room, from string, msg *pb.Message) (done bool, err error) {
-	w, snap := &r.row, msg.GetSnapshot()
-	if msg.GetType() != pb.MsgSnap || msg.GetTerm() < w.Term || snap.GetMetadata().GetIndex() > w.Applied {
-		return false, nil
-	}
-	var s groupSnapshot
-	if strict.Unmarshal(snap.GetData(), &s) != nil || len(s.Certs) > maxSnapshotCerts {
-		return false, nil
-	}
-	certs, err := m.believe(r, s.Certs)
-	if n := len(certs); err != nil || n == 0 || certs[n-1].Facts.Epoch <= r.auth.Epoch {
-		meta := snap.GetMetadata() // of another log: raft would say that what is agreed here is what was sent
-		return contradicts(w, &pb.Entry{Index: meta.Index, Term: meta.Term}), err
-	}
-	if done, err = m.restore(r, snap); err != nil || !done {
-		return done, err
-	}
-	if r.node, r.leader = nil, false; msg.GetTerm() > w.Term {
-		w.Term, w.Vote = msg.GetTerm(), 0
-	}
-	return true, m.answer(r, from, &pb.Message{Type: pb.MsgAppResp.Enum(), From: new(m.self), To: msg.From, Term: msg.Term, Index: &w.Commit})
-}
-
-// contradicts reports whether e cannot be in the log of which the agreed part is here.
-func contradicts(w *row, e *pb.Entry) bool {
-	if n := e.GetIndex(); n > w.First {
-		return n <= w.Commit && w.term(n) != e.GetTerm()
-	}
-	return e.GetTerm() > w.term(w.First)
-}
-
-// none answers a leader's append as who has no log does: the leader sends a snapshot.
-func (m *Machine) none(r *room, from string, msg *pb.Message) error {
-	return m.answer(r, from, &pb.Message{Type: pb.MsgAppResp.Enum(), From: new(m.self), To: msg.From, Term: msg.Term,
-		Index: msg.Index, Reject: new(true), RejectHint: new(uint64(0))})
-}
-
 // answer says msg in raft's place.
 func (m *Machine) answer(r *room, to string, msg *pb.Message) error {
 	b, err := marshal.Marshal(msg)

@@ -2,7 +2,6 @@ package epoch
 
 import (
 	"bytes"
-	"cmp"
 	"slices"
 
 	"github.com/fxamacker/cbor/v2"
@@ -135,50 +134,6 @@ func (s *groupSnapshot) tail(meta *pb.SnapshotMetadata) ([]*pb.Entry, bool) {
 	}
 	n := len(out)
 	return out, len(s.Tail) <= maxTail && (n == 0 || out[n-1].GetTerm() == meta.GetTerm() && out[0].GetIndex() > 1)
-}
-
-// trusted is who decides after the newest epoch that is certified here: devices
-// follow it, so what one homeserver says cannot have led here.
-func (m *Machine) trusted(r *room) (voters []string, rule uint8, epoch uint64, err error) {
-	voters, rule, epoch = r.auth.Voters, r.auth.Rule, r.auth.Epoch
-	for ; epoch > 0; epoch-- {
-		c, err := readCert(m.tx, r.numbered(epoch))
-		if absent(err) || err == nil && c.complete() {
-			break
-		}
-		if err != nil {
-			return nil, 0, 0, err
-		}
-		voters, rule = c.Voters, c.Rule
-	}
-	return voters, rule, epoch, nil
-}
-
-// believe picks the certificates of a snapshot that bind somebody who knows the
-// room: each is signed by enough of those who decide as far as is known here, and
-// says who decides from then on. They are as they can be kept, rising.
-func (m *Machine) believe(r *room, certs []certRow) ([]*certRow, error) {
-	voters, rule, epoch, err := m.trusted(r)
-	if err != nil {
-		return nil, err
-	}
-	slices.SortStableFunc(certs, func(a, b certRow) int { return cmp.Compare(a.Facts.Epoch, b.Facts.Epoch) })
-	var out []*certRow
-	for i := range certs {
-		if certs[i].open() != nil || certs[i].Facts.Room != r.id || certs[i].Facts.Epoch <= epoch {
-			continue
-		}
-		c, err := m.count(r, certs[i].Facts, certs[i].Given, voters, rule)
-		if err != nil {
-			return nil, err
-		}
-		if !c.complete() {
-			continue
-		}
-		out, epoch = append(out, c), c.Facts.Epoch
-		voters, rule = c.Facts.Voters, c.Facts.Rule
-	}
-	return out, nil
 }
 
 // restore takes up a room from a snapshot. false: it was refused; the node is
