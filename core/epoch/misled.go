@@ -34,8 +34,8 @@ func contradicts(w *row, e *pb.Entry) bool {
 	return e.GetTerm() > w.term(w.First)
 }
 
-// none answers a leader's append as who has no log does: the leader sends a snapshot.
-func (m *Machine) none(r *room, from string, msg *pb.Message) error {
+// reject answers a leader's append as who has no log does: the leader sends a snapshot.
+func (m *Machine) reject(r *room, from string, msg *pb.Message) error {
 	return m.answer(r, from, &pb.Message{Type: pb.MsgAppResp.Enum(), From: new(m.self), To: msg.From, Term: msg.Term,
 		Index: msg.Index, Reject: new(true), RejectHint: new(uint64(0))})
 }
@@ -97,7 +97,7 @@ func (m *Machine) believe(r *room, certs []certRow) ([]*certRow, error) {
 		if certs[i].open() != nil || certs[i].Facts.Room != r.id || certs[i].Facts.Epoch <= epoch {
 			continue
 		}
-		c, err := m.count(r, certs[i].Facts, certs[i].Given, voters, rule)
+		c, err := m.tally(r, certs[i].Facts, certs[i].Given, voters, rule)
 		if err != nil {
 			return nil, err
 		}
@@ -110,8 +110,8 @@ func (m *Machine) believe(r *room, certs []certRow) ([]*certRow, error) {
 	return out, nil
 }
 
-// count is the row of an epoch with those approvals of its facts that voters have signed.
-func (m *Machine) count(r *room, facts Approval, list []signed, voters []string, rule uint8) (*certRow, error) {
+// tally is the row of an epoch with those approvals of its facts that voters have signed.
+func (m *Machine) tally(r *room, facts Approval, list []signed, voters []string, rule uint8) (*certRow, error) {
 	c := &certRow{Facts: facts, Voters: voters, Rule: rule, Judged: judgedNever}
 	for _, s := range list {
 		if !s.a.same(&facts) {
@@ -127,7 +127,8 @@ func (m *Machine) count(r *room, facts Approval, list []signed, voters []string,
 // correct takes up the certificate of another commit than the one that was applied here:
 // somebody lied to this homeserver, which has left that epoch behind since. Devices are
 // given what was applied with that certificate, and know by it that it does not count.
-func (m *Machine) correct(r *room, c *certRow, list []signed) (bool, error) {
+// done: c's row is another one now, and is written.
+func (m *Machine) correct(r *room, c *certRow, list []signed) (done bool, err error) {
 	i := slices.IndexFunc(list, func(s signed) bool {
 		return s.a.Room == r.id && s.a.Epoch == c.Facts.Epoch && !s.a.same(&c.Facts)
 	})
@@ -136,12 +137,12 @@ func (m *Machine) correct(r *room, c *certRow, list []signed) (bool, error) {
 	}
 	facts := list[i].a
 	facts.Domain = ""
-	n, err := m.count(r, facts, list, c.Voters, c.Rule)
-	if err != nil || !n.complete() {
+	won, err := m.tally(r, facts, list, c.Voters, c.Rule)
+	if err != nil || !won.complete() {
 		return false, err
 	}
-	n.Seq, n.Strays = c.Seq, c.Given
-	if err := m.turn(r, n); err != nil {
+	won.Seq, won.Strays = c.Seq, c.Given
+	if err := m.turn(r, won); err != nil {
 		return true, err
 	}
 	next, err := readCert(m.tx, r.numbered(facts.Epoch+1))
@@ -153,7 +154,7 @@ func (m *Machine) correct(r *room, c *certRow, list []signed) (bool, error) {
 	if err != nil && !absent(err) {
 		return true, err
 	}
-	return true, m.settle(r, n, false)
+	return true, m.settle(r, won, false)
 }
 
 // reopen has the certificate of an epoch asked for, if it is not.

@@ -261,7 +261,7 @@ func (m *Machine) raftMessage(r *room, from string, body []byte) error {
 	if msg == nil || !plausible(&r.row, msg) || m.deposes(r, from, msg) {
 		m.stats.Ignored++
 		if msg != nil && misled(&r.row, msg) {
-			return m.none(r, from, msg)
+			return m.reject(r, from, msg)
 		}
 		return nil
 	}
@@ -340,7 +340,7 @@ func (m *Machine) stranger(from string, in core.PeerMessage) error {
 	}
 	switch msg.GetType() {
 	case pb.MsgApp:
-		return m.none(&none, from, msg)
+		return m.reject(&none, from, msg)
 	case pb.MsgHeartbeat:
 		return m.answer(&none, from, &pb.Message{Type: pb.MsgHeartbeatResp.Enum(), From: new(m.self), To: msg.From, Term: msg.Term})
 	case pb.MsgSnap:
