@@ -84,9 +84,15 @@ type Machine struct {
 	woken bool      // the rooms that were awake when the last process ended are awake again,
 	upTo  string    // up to this key
 
-	devices, homes, checks  core.Meter
-	blanks, strays, deposed core.Meter
-	stats                   Stats
+	stats Stats
+
+	// Budgets:
+	devices core.Meter // handshakes, by the device that offers them
+	checks  core.Meter // looks at handshakes that are offered here, by asker
+	homes   core.Meter // handshakes and questions about them that reach one room, by homeserver
+	blanks  core.Meter // empty entries of one room, by homeserver
+	strays  core.Meter // messages for rooms of which the sender is no part, by host
+	terms   core.Meter // messages of higher terms in one room, by host
 
 	// Of the Apply that runs:
 	tx     core.Tx
@@ -111,9 +117,9 @@ func New(cfg Config) *Machine {
 		cfg.Check = checkPinned
 	}
 	return &Machine{cfg: cfg, self: memberID(cfg.Homeserver), rooms: map[core.RoomID]*room{}, used: list.New(),
-		blanks: blankRate, strays: strayRate, deposed: deposeRate,
-		awake: map[core.RoomID]*room{}, naps: map[core.RoomID]*room{}, devices: cfg.DeviceRate, homes: cfg.HomeRate,
-		checks: core.Meter{Burst: checksEach * cfg.DeviceRate.Burst, Every: cfg.DeviceRate.Every / checksEach}}
+		awake: map[core.RoomID]*room{}, naps: map[core.RoomID]*room{}, devices: cfg.DeviceRate,
+		checks: core.Meter{Burst: checksEach * cfg.DeviceRate.Burst, Every: cfg.DeviceRate.Every / checksEach},
+		homes:  cfg.HomeRate, blanks: blankRate, strays: strayRate, terms: deposeRate}
 }
 
 func setDefault(n *int, to int) {

@@ -304,7 +304,7 @@ func (m *Machine) deposes(r *room, from string, msg *pb.Message) bool {
 	case msg.GetTerm() <= r.row.Term, kind == pb.MsgPreVote, kind == pb.MsgPreVoteResp && !msg.GetReject():
 		return false
 	}
-	return m.deposed.Take(r.key+"/"+core.HostOf(from), 1, m.now) > 0
+	return m.terms.Take(r.key+"/"+core.HostOf(from), 1, m.now) > 0
 }
 
 // answer says msg in raft's place.
