@@ -532,7 +532,7 @@ func raftOf(t testing.TB, from string, room core.RoomID, msg *pb.Message) core.P
 	return core.PeerMessages{From: from, Messages: []core.PeerMessage{{Room: room, Kind: core.PeerRaft, Body: body}}}
 }
 
-// lie has a homeserver say msg in another's name: as who has its certificate.
+// lie has one homeserver hear msg from another, whatever raft would say there.
 func (c *cluster) lie(from, to string, msg *pb.Message) {
 	c.t.Helper()
 	msg.From, msg.To = new(memberID(from)), new(memberID(to))

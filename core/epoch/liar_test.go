@@ -170,34 +170,43 @@ func TestEndlessAppends(t *testing.T) {
 	}
 }
 
+// mislead has liar lead one homeserver to take for agreed on what the others know nothing
+// of: commits, or octets that are none.
+func (c *cluster) mislead(liar, victim string, lies ...[]byte) {
+	c.t.Helper()
+	n := c.nodes[victim]
+	w := n.m.rooms[testRoom].row
+	msg := &pb.Message{Type: pb.MsgApp.Enum(), Term: new(w.Term + 1), Index: &w.Last, LogTerm: new(w.term(w.Last)), Commit: new(w.Last + uint64(len(lies)))}
+	for i, lie := range lies {
+		msg.Entries = append(msg.Entries, &pb.Entry{Term: msg.Term, Index: new(w.Last + 1 + uint64(i)), Data: lie})
+	}
+	c.lie(liar, victim, msg)
+	c.net = nil
+	if e, r := c.epoch(victim, testRoom), n.m.rooms[testRoom]; e == 1 || r.row.Commit != *msg.Commit {
+		c.t.Fatalf("nobody is misled: epoch %d, %d agreed", e, r.row.Commit)
+	}
+}
+
+// falseCommit is one of which nobody else knows.
+func falseCommit(by string, epoch uint64) []byte {
+	return handshake(testRoom, by, epoch, change{Nonce: "a lie"}).Encode()
+}
+
 // Whom somebody who said that it leads had agree on what nobody else did finds back by
 // the certificates of what those who decide agreed on, and has a vote again.
 func TestMisledFindsBack(t *testing.T) {
-	for _, many := range []uint64{1, 3000} { // that many are beyond what is true for long, and the older half is let go of
+	for _, many := range []int{1, 3000} { // that many are beyond what is true for long, and the older half is let go of
 		c := grown(t, 51, three...)
 		c.quiet()
 		liar, misled := three[1], c.nodes[three[2]]
-		w := misled.m.rooms[testRoom].row
-		msg := &pb.Message{Type: pb.MsgApp.Enum(), From: new(memberID(liar)), To: new(misled.m.self), Term: new(w.Term + 1),
-			Index: &w.Last, LogTerm: new(w.term(w.Last)), Commit: new(w.Last + many)}
-		for i := range many {
-			msg.Entries = append(msg.Entries, &pb.Entry{Term: new(w.Term + 1), Index: new(w.Last + 1 + i), Data: []byte{1}})
-		}
-		lie := handshake(testRoom, liar, 1, change{Nonce: "a lie"})
-		msg.Entries[0].Data = lie.Encode()
-		if _, err := misled.do(raftOf(t, liar, testRoom, msg), false); err != nil {
-			t.Fatal(err)
-		}
-		c.net = nil
-		if e, r := c.epoch(three[2], testRoom), misled.m.rooms[testRoom]; e != 2 || r.row.Commit != w.Last+many {
-			t.Fatalf("nobody is misled: epoch %d, %d agreed", e, r.row.Commit)
-		}
+		was := misled.m.rooms[testRoom].row
+		c.mislead(liar, three[2], append([][]byte{falseCommit(liar, 1)}, slices.Repeat([][]byte{{1}}, many-1)...)...)
 		for e := uint64(1); e < 5; e++ {
 			c.decide(handshake(testRoom, three[0], e, change{}))
 			c.run("a certificate", proposeTicks, func() bool { _, err := CertificateOf(c.nodes[three[0]].store, testRoom, e+1); return err == nil })
 		}
 		c.run("finding back", 3*snapshotTicks, func() bool { return c.epoch(three[2], testRoom) == 5 })
-		if r := misled.m.rooms[testRoom]; r.row.Commit > w.Last+100 {
+		if r := misled.m.rooms[testRoom]; r.row.Commit > was.Last+100 {
 			t.Errorf("%d entries agreed, of which it ought to know nothing", r.row.Commit)
 		}
 		c.nodes[liar].down = true
@@ -206,26 +215,6 @@ func TestMisledFindsBack(t *testing.T) {
 		misled.restart()
 		c.decide(handshake(testRoom, three[2], 6, change{}))
 		c.run("a restart", 3*napMost, func() bool { return c.epoch(three[0], testRoom) == 7 && c.epoch(three[2], testRoom) == 7 })
-	}
-}
-
-// mislead has one homeserver agree on a commit that the others know nothing of, and
-// returns what it takes for it.
-func (c *cluster) mislead(liar, victim string, lies ...*core.Handshake) {
-	c.t.Helper()
-	n := c.nodes[victim]
-	w := n.m.rooms[testRoom].row
-	msg := &pb.Message{Type: pb.MsgApp.Enum(), From: new(memberID(liar)), To: new(n.m.self), Term: new(w.Term + 1),
-		Index: &w.Last, LogTerm: new(w.term(w.Last)), Commit: new(w.Last + uint64(len(lies)))}
-	for i, lie := range lies {
-		msg.Entries = append(msg.Entries, &pb.Entry{Term: new(w.Term + 1), Index: new(w.Last + 1 + uint64(i)), Data: lie.Encode()})
-	}
-	if _, err := n.do(raftOf(c.t, liar, testRoom, msg), false); err != nil {
-		c.t.Fatal(err)
-	}
-	c.net = nil
-	if e := c.epoch(victim, testRoom); e != 1+uint64(len(lies)) {
-		c.t.Fatalf("nobody is misled: epoch %d", e)
 	}
 }
 
@@ -246,7 +235,7 @@ func TestMisledLearnsTheTruth(t *testing.T) {
 			c := grown(t, 52, append(slices.Clone(three), "d.example", "e.example")...)
 			c.quiet()
 			liar, misled := three[1], c.nodes[three[2]]
-			c.mislead(liar, three[2], handshake(testRoom, liar, 1, x.lie), handshake(testRoom, liar, 2, change{Nonce: "another"}))
+			c.mislead(liar, three[2], handshake(testRoom, liar, 1, x.lie).Encode(), falseCommit(liar, 2))
 			if x.lie.Voters != nil {
 				row, err := readCert(misled.store, misled.m.rooms[testRoom].numbered(3))
 				if err != nil {
@@ -296,9 +285,8 @@ func TestMisledLearnsTheTruth(t *testing.T) {
 func TestMisledVouchesForNothing(t *testing.T) {
 	c := grown(t, 53, three...)
 	c.quiet()
-	leader, misled := three[0], c.nodes[three[2]]
-	w := misled.m.rooms[testRoom].row
-	c.mislead(three[1], three[2], handshake(testRoom, three[1], 1, change{Nonce: "a lie"}), handshake(testRoom, three[1], 2, change{Nonce: "another"}))
+	w := c.nodes[three[2]].m.rooms[testRoom].row
+	c.mislead(three[1], three[2], falseCommit(three[1], 1), falseCommit(three[1], 2))
 	empty, err := cbor.Marshal(&groupSnapshot{})
 	if err != nil {
 		t.Fatal(err)
@@ -308,10 +296,8 @@ func TestMisledVouchesForNothing(t *testing.T) {
 		"a snapshot": {Type: pb.MsgSnap.Enum(), Snapshot: &pb.Snapshot{Data: empty, Metadata: &pb.SnapshotMetadata{
 			Index: new(w.Last + 1), Term: new(w.Term + 2), ConfState: w.conf()}}},
 	} {
-		msg.From, msg.To, msg.Term = new(memberID(leader)), new(misled.m.self), new(w.Term+2)
-		if _, err := misled.do(raftOf(t, leader, testRoom, msg), false); err != nil {
-			t.Fatal(err)
-		}
+		msg.Term = new(w.Term + 2)
+		c.lie(three[0], three[2], msg)
 		for _, p := range c.net {
 			answer := new(pb.Message)
 			if p.msg.Kind != core.PeerRaft || proto.Unmarshal(p.msg.Body, answer) != nil {
