@@ -147,7 +147,7 @@ func (c *Client) unheard(ctx context.Context, l *heldLetter) error {
 		if err == nil && !hold {
 			continue
 		}
-		if c.now()-l.Since > heldLetterFor {
+		if c.age(l) > heldLetterFor {
 			c.lament(r, nil, "and could not be said again for too long")
 			return nil
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math/bits"
 	"slices"
+	"time"
 
 	"github.com/isthmus-chat/isthmus/core"
 	"github.com/isthmus-chat/isthmus/core/identity"
@@ -15,7 +16,7 @@ import (
 // The smallest letter, and how long one waits for what it needs.
 const (
 	minLetter     = 256
-	heldLetterFor = 7 * 24 * 3600 * 1000 // ms
+	heldLetterFor = 7 * 24 * time.Hour
 	maxText       = 64 << 10
 )
 
@@ -51,8 +52,13 @@ type signedLetter struct {
 // heldLetter is a letter of the homeserver's queue that is not dealt with yet.
 type heldLetter struct {
 	wire.Letter
-	Since int64 `cbor:"since"`
+	Since int64 `cbor:"since"` // ms when it came
 	again int64 // ms: of a Welcome that could not be proven yet, when to look again
+}
+
+// age is how long a letter is held.
+func (c *Client) age(l *heldLetter) time.Duration {
+	return time.Duration(c.now()-l.Since) * time.Millisecond
 }
 
 // position is where Sync goes on.
@@ -141,7 +147,7 @@ func (c *Client) read(ctx context.Context) error {
 		if !c.loaded {
 			return err
 		}
-		if err == nil || c.now()-l.Since > heldLetterFor {
+		if err == nil || c.age(l) > heldLetterFor {
 			c.release(l)
 		}
 	}
