@@ -220,7 +220,7 @@ func (c *Client) follow(r *room, ev *wire.Event, m *mls.Message) (done bool, err
 		c.stall(r, ev, "a change of the room without a valid certificate of its homeservers: "+err.Error())
 		return false, nil
 	}
-	if id := (&core.Handshake{Message: ev.Sealed}).ID(); facts.Room == r.ID && facts.Epoch == r.g.Epoch()+1 && !bytes.Equal(facts.Commit, id[:]) {
+	if facts.Room == r.ID && facts.Epoch == r.g.Epoch()+1 && !ofCommit(facts, ev.Sealed) {
 		c.passOver(r, ev)
 		return true, nil
 	}
@@ -358,7 +358,8 @@ func (c *Client) compare(r *room, before, after *policy.State, changed []mls.Com
 }
 
 // certificate verifies that enough homeservers of the authority of the epoch before
-// signed the commit that an event holds (PROTOCOL §6), and returns what they signed.
+// signed what comes with the commit that an event holds (PROTOCOL §6), and returns it: it
+// may be about another commit.
 func (c *Client) certificate(r *room, ev *wire.Event) (epoch.Approval, error) {
 	cert, err := epoch.ParseCertificate(ev.Certificate)
 	if err != nil {
@@ -371,10 +372,15 @@ func (c *Client) certificate(r *room, ev *wire.Event) (epoch.Approval, error) {
 // names says whether what was signed is this commit, nil if it is not known, and what
 // it makes of the group.
 func names(a epoch.Approval, room core.RoomID, message []byte, after *mls.GroupContext) error {
-	id := (&core.Handshake{Message: message}).ID()
-	if a.Room == room && a.Epoch == after.Epoch && (message == nil || bytes.Equal(a.Commit, id[:])) &&
+	if a.Room == room && a.Epoch == after.Epoch && (message == nil || ofCommit(a, message)) &&
 		bytes.Equal(a.Transcript, after.ConfirmedTranscriptHash) && bytes.Equal(a.Tree, after.TreeHash) {
 		return nil
 	}
 	return errors.New("the homeservers signed another change of the room than they show")
+}
+
+// ofCommit reports whether what was signed is this commit.
+func ofCommit(a epoch.Approval, message []byte) bool {
+	id := (&core.Handshake{Message: message}).ID()
+	return bytes.Equal(a.Commit, id[:])
 }

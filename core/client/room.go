@@ -31,7 +31,7 @@ type roomState struct {
 	Lost    string      `cbor:"14,keyasint,omitempty"` // why the group is to be entered anew
 	Halted  string      `cbor:"15,keyasint,omitempty"` // why nothing is followed any more
 	Renewed int64       `cbor:"16,keyasint,omitempty"` // ms of the last own path
-	Seen    int64       `cbor:"17,keyasint,omitempty"` // ms when the room was first heard of without its group, or when its early Welcome is looked at again
+	Seen    int64       `cbor:"17,keyasint,omitempty"` // ms when the room was first heard of without its group, or its early Welcome is looked at again
 	Tried   int64       `cbor:"18,keyasint,omitempty"` // ms of the last attempt to enter by itself
 	Tries   int         `cbor:"19,keyasint,omitempty"`
 	Offer   bool        `cbor:"20,keyasint,omitempty"` // there is one in tableOffer
@@ -62,8 +62,8 @@ type room struct {
 	stalled bool          // in this round nothing more is followed
 	warned  uint64        // place of the event that stalled it, told once
 	tendAt  int64         // ms when others' proposals are to be committed; 0: not seen yet
-	passed  bool          // a commit was passed over, for another one has ended g's epoch
-	aheadAt int64         // ms since when commits are waited for, by messages of epochs to come or since one was passed over; 0: not seen yet
+	passed  bool          // a false commit of g's epoch was passed over, and the true one has not come
+	aheadAt int64         // ms since when the commits that lead on are waited for (tendAhead); 0: not seen yet
 	visited uint64        // epoch in which those messages were looked at last
 	own     []byte        // the last commit of this device that was merged
 	fresh   bool          // the next write is a snapshot
