@@ -283,6 +283,31 @@ func (m *Machine) want(r *room, from string, epoch uint64) {
 	m.send(r, from, core.PeerWant, binary.BigEndian.AppendUint64(nil, epoch))
 }
 
+// wanted answers who asks for the approvals of an epoch: the whole certificate if
+// there is one, otherwise this homeserver's own approval.
+func (m *Machine) wanted(r *room, from string, body []byte) error {
+	if len(body) != 8 {
+		m.stats.Ignored++
+		return nil
+	}
+	epoch := binary.BigEndian.Uint64(body)
+	c, err := readCert(m.tx, r.numbered(epoch))
+	if absent(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if c.complete() {
+		m.send(r, from, core.PeerCertificate, c.certificate().Encode())
+		return nil
+	}
+	if own := c.by(m.cfg.Homeserver); own != nil {
+		m.send(r, from, core.PeerApproval, own.encode())
+	}
+	return nil
+}
+
 // settle writes c, and announces it when it has just become complete (was: it had
 // been before): to the bridges, and by the leader to those who only follow.
 func (m *Machine) settle(r *room, c *certRow, was bool) error {

@@ -1,7 +1,6 @@
 package epoch
 
 import (
-	"encoding/binary"
 	"slices"
 	"time"
 
@@ -454,29 +453,4 @@ func plausibleEntries(w *row, msg *pb.Message) bool {
 		term = e.GetTerm()
 	}
 	return true
-}
-
-// wanted answers who asks for the approvals of an epoch: the whole certificate if
-// there is one, otherwise this homeserver's own approval.
-func (m *Machine) wanted(r *room, from string, body []byte) error {
-	if len(body) != 8 {
-		m.stats.Ignored++
-		return nil
-	}
-	epoch := binary.BigEndian.Uint64(body)
-	c, err := readCert(m.tx, r.numbered(epoch))
-	if absent(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if c.complete() {
-		m.send(r, from, core.PeerCertificate, c.certificate().Encode())
-		return nil
-	}
-	if own := c.by(m.cfg.Homeserver); own != nil {
-		m.send(r, from, core.PeerApproval, own.encode())
-	}
-	return nil
 }
