@@ -42,10 +42,13 @@ func (m *Machine) reject(r *room, from string, msg *pb.Message) error {
 
 // astray begins the log anew at a snapshot of a later epoch than what was applied here
 // came to, at an index that this came to: raft would say that it is old, but those who
-// decide have signed for it, so what was called agreed here was not. done: msg is answered.
+// decide have signed for it, so what was called agreed here was not. One of another log
+// that leads no further is not answered: raft would say that what is agreed here is what
+// was sent. done: msg is dealt with.
 func (m *Machine) astray(r *room, from string, msg *pb.Message) (done bool, err error) {
 	w, snap := &r.row, msg.GetSnapshot()
-	if msg.GetType() != pb.MsgSnap || msg.GetTerm() < w.Term || snap.GetMetadata().GetIndex() > w.Applied {
+	meta := snap.GetMetadata()
+	if msg.GetType() != pb.MsgSnap || msg.GetTerm() < w.Term || meta.GetIndex() > w.Applied {
 		return false, nil
 	}
 	var s groupSnapshot
@@ -54,7 +57,6 @@ func (m *Machine) astray(r *room, from string, msg *pb.Message) (done bool, err 
 	}
 	certs, err := m.believe(r, s.Certs)
 	if n := len(certs); err != nil || n == 0 || certs[n-1].Facts.Epoch <= r.auth.Epoch {
-		meta := snap.GetMetadata() // of another log: raft would say that what is agreed here is what was sent
 		return contradicts(w, &pb.Entry{Index: meta.Index, Term: meta.Term}), err
 	}
 	if done, err = m.restore(r, snap); err != nil || !done {
