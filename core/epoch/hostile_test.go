@@ -405,12 +405,12 @@ func TestUpstart(t *testing.T) {
 			c.quiet()
 			a := c.nodes[three[0]]
 			before := a.m.rooms[testRoom].row.Term
-			for i := range uint64(10 * deposeRate.Burst) {
+			for i := range uint64(10 * termRate.Burst) {
 				for _, kind := range []pb.MessageType{pb.MsgHeartbeat, pb.MsgApp, pb.MsgVote, pb.MsgAppResp, pb.MsgPreVoteResp} {
 					c.lie(three[2], three[0], &pb.Message{Type: kind.Enum(), Term: new(before + 20*i + uint64(kind)), Reject: new(kind == pb.MsgPreVoteResp)})
 				}
 			}
-			if n := a.m.rooms[testRoom].row.Term - before; n == 0 || n > 20*uint64(deposeRate.Burst) {
+			if n := a.m.rooms[testRoom].row.Term - before; n == 0 || n > 20*uint64(termRate.Burst) {
 				t.Errorf("the term is %d higher", n)
 			}
 			if err := c.propose(handshake(testRoom, three[1], 1, change{})); err != nil {
@@ -441,6 +441,81 @@ func TestUpstartGoesOn(t *testing.T) {
 			c.tick()
 			c.flush()
 		}
+	}
+}
+
+// Somebody without a vote that goes on saying that it leads, in a term that is no higher,
+// holds nobody.
+func TestUpstartHoldsNobody(t *testing.T) {
+	c := newCluster(t, 22, three...)
+	c.create(testRoom, three[0])
+	if err := c.propose(handshake(testRoom, three[0], 0, change{Voters: three[:2], Followers: three[2:]})); err != nil {
+		t.Fatal(err)
+	}
+	c.quiet()
+	c.nodes[three[2]].down = true
+	for epoch := range uint64(5) {
+		for _, d := range three[:2] {
+			if err := c.propose(handshake(testRoom, d, 1+epoch, change{Nonce: d})); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for tick := 0; c.epoch(three[0], testRoom) < 2+epoch || c.epoch(three[1], testRoom) < 2+epoch; tick++ {
+			if tick > 100 {
+				t.Fatalf("epoch %d does not end", 1+epoch)
+			}
+			for _, d := range three[:2] {
+				w := c.nodes[d].m.rooms[testRoom].row
+				for _, lie := range []*pb.Message{
+					{Type: pb.MsgHeartbeat.Enum(), Term: new(w.Term + 64)},
+					{Type: pb.MsgHeartbeat.Enum(), Term: &w.Term},
+					{Type: pb.MsgApp.Enum(), Term: &w.Term, Index: &w.Last, LogTerm: new(w.term(w.Last)), Commit: &w.Commit},
+					{Type: pb.MsgApp.Enum(), Term: &w.Term, Index: new(w.Last + 5), LogTerm: &w.Term, Commit: new(w.Commit + 5)},
+				} {
+					c.lie(three[2], d, lie)
+				}
+			}
+			c.tick()
+			c.flush()
+		}
+	}
+}
+
+// What a liar says in higher terms honest homeservers say on to each other, which must not
+// be counted against them for long: who waits until they are of one term, and lies to one of
+// them again, would have them refuse each other.
+func TestUpstartWearsNobodyOut(t *testing.T) {
+	for name, x := range map[string]struct{ voters, most int }{"a follower": {2, 2 * proposeTicks}, "a voter": {3, 8 * proposeTicks}} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t, 103, three...)
+			c.create(testRoom, three[0])
+			if err := c.propose(handshake(testRoom, three[0], 0, change{Voters: three[:x.voters], Followers: three[x.voters:]})); err != nil {
+				t.Fatal(err)
+			}
+			c.quiet()
+			c.nodes[three[2]].down = true
+			a, b := c.nodes[three[0]], c.nodes[three[1]]
+			epoch, since := uint64(1), 0
+			for tick := range 6_000 {
+				if c.epoch(three[0], testRoom) > epoch && c.epoch(three[1], testRoom) > epoch {
+					epoch, since = epoch+1, tick
+				}
+				if tick-since > x.most {
+					t.Fatalf("epoch %d does not end", epoch)
+				}
+				for _, n := range []*node{a, b} {
+					if tick%proposeTicks == 0 && c.epoch(n.domain, testRoom) == epoch {
+						_ = c.propose(handshake(testRoom, n.domain, epoch, change{Nonce: n.domain})) // it may be busy with the last one
+					}
+					if a.m.rooms[testRoom].row.Term == b.m.rooms[testRoom].row.Term {
+						c.lie(three[2], n.domain, &pb.Message{Type: pb.MsgAppResp.Enum(), Term: new(n.m.rooms[testRoom].row.Term + 64)})
+					}
+				}
+				c.tick()
+				c.flush()
+			}
+			t.Logf("%d epochs", epoch)
+		})
 	}
 }
 

@@ -87,12 +87,14 @@ type Machine struct {
 	stats Stats
 
 	// Budgets:
-	devices core.Meter // handshakes, by the device that offers them
-	checks  core.Meter // looks at handshakes that are offered here, by asker
-	homes   core.Meter // handshakes and questions about them that reach one room, by homeserver
-	blanks  core.Meter // empty entries of one room, by homeserver
-	strays  core.Meter // messages for rooms of which the sender is no part, by host
-	terms   core.Meter // messages of higher terms in one room, by host
+	devices  core.Meter // handshakes, by the device that offers them
+	checks   core.Meter // looks at handshakes that are offered here, by asker
+	homes    core.Meter // handshakes and questions about them that reach one room, by homeserver
+	blanks   core.Meter // empty entries of one room, by homeserver
+	strays   core.Meter // messages for rooms of which the sender is no part, by host
+	terms    core.Meter // messages of higher terms in one room, by host,
+	upstarts core.Meter // and those of who has no vote there
+	claims   core.Meter // appends and snapshots of who has no vote in one room, by host
 
 	// Of the Apply that runs:
 	tx     core.Tx
@@ -119,7 +121,8 @@ func New(cfg Config) *Machine {
 	return &Machine{cfg: cfg, self: memberID(cfg.Homeserver), rooms: map[core.RoomID]*room{}, used: list.New(),
 		awake: map[core.RoomID]*room{}, naps: map[core.RoomID]*room{}, devices: cfg.DeviceRate,
 		checks: core.Meter{Burst: checksEach * cfg.DeviceRate.Burst, Every: cfg.DeviceRate.Every / checksEach},
-		homes:  cfg.HomeRate, blanks: blankRate, strays: strayRate, terms: deposeRate}
+		homes:  cfg.HomeRate, blanks: blankRate, strays: strayRate,
+		terms: termRate, upstarts: upstartRate, claims: claimRate}
 }
 
 func setDefault(n *int, to int) {

@@ -26,11 +26,19 @@ const (
 // us look, and ask the others whether it has come.
 var strayRate = core.Meter{Burst: 50, Every: time.Second / 5}
 
-// deposeRate is for messages of higher terms from one homeserver: each deposes the leader,
-// and has this one wait for somebody who may not lead at all. An honest one is elected in
-// few terms, or came to its vote while this homeserver was away, and needs one for each
-// term in which it leads.
-var deposeRate = core.Meter{Burst: 16, Every: 30 * time.Second}
+// termRate is for messages of higher terms from a homeserver that votes: each deposes the
+// leader, and has this one wait for somebody who may not lead at all. An honest one is
+// elected in few terms, but says on whatever term a liar said to it, and the election after
+// that: it needs a few for each that others get who have no vote, see upstartRate.
+var termRate = core.Meter{Burst: 16, Every: 5 * time.Second}
+
+// upstartRate is the same for who has no vote as far as is known here. Who came to a vote
+// while this homeserver was away needs one for each term in which it leads.
+var upstartRate = core.Meter{Burst: 8, Every: time.Minute}
+
+// claimRate is for appends and snapshots of who has no vote as far as is known here: while
+// they come nobody else is elected. An honest one has it soon, by what they say.
+var claimRate = core.Meter{Burst: 64, Every: 5 * time.Second}
 
 // strict bounds what a peer may make the decoder build.
 var strict = core.StrictCBOR(8, 1<<13, 16)
@@ -257,7 +265,11 @@ func (m *Machine) takeOver(r *room, from uint64) error {
 // raftMessage gives a peer's raft message to the room's node.
 func (m *Machine) raftMessage(r *room, from string, body []byte) error {
 	msg := m.parse(from, body)
-	if msg == nil || !plausible(&r.row, msg) || m.deposes(r, from, msg) {
+	sound := msg != nil && plausible(&r.row, msg)
+	if sound && vain(&r.row, msg) {
+		return m.alive(r, from, msg)
+	}
+	if !sound || m.deposes(r, from, msg) {
 		m.stats.Ignored++
 		if msg != nil && misled(&r.row, msg) {
 			return m.reject(r, from, msg)
@@ -296,14 +308,31 @@ func (m *Machine) raftMessage(r *room, from string, body []byte) error {
 	return err
 }
 
-// deposes reports whether msg would depose the leader more often than its sender may.
-// Pre-votes depose nobody, nor do the answers to them that grant one.
+// deposes reports whether msg would depose the leader, or claim to be one, more often than
+// its sender may. Pre-votes depose nobody, nor do the answers to them that grant one.
 func (m *Machine) deposes(r *room, from string, msg *pb.Message) bool {
-	switch kind := msg.GetType(); {
-	case msg.GetTerm() <= r.row.Term, kind == pb.MsgPreVote, kind == pb.MsgPreVoteResp && !msg.GetReject():
+	key, kind, rate := r.key+"/"+core.HostOf(from), msg.GetType(), &m.terms
+	if !r.row.votes(msg.GetFrom()) {
+		rate = &m.upstarts
+		if (kind == pb.MsgApp || kind == pb.MsgSnap) && msg.GetTerm() >= r.row.Term && m.claims.Take(key, 1, m.now) > 0 {
+			return true
+		}
+	}
+	if msg.GetTerm() <= r.row.Term || kind == pb.MsgPreVote || kind == pb.MsgPreVoteResp && !msg.GetReject() {
 		return false
 	}
-	return m.terms.Take(r.key+"/"+core.HostOf(from), 1, m.now) > 0
+	return rate.Take(key, 1, m.now) > 0
+}
+
+// vain reports whether msg says only that somebody leads who has no vote as far as is known
+// here: who believed it would elect nobody. Should it be true, appends come too.
+func vain(w *row, msg *pb.Message) bool {
+	return msg.GetType() == pb.MsgHeartbeat && msg.GetTerm() >= w.Term && msg.GetCommit() <= w.Commit && !w.votes(msg.GetFrom())
+}
+
+// alive answers a heartbeat as who is behind does: the leader sends an append.
+func (m *Machine) alive(r *room, from string, msg *pb.Message) error {
+	return m.answer(r, from, &pb.Message{Type: pb.MsgHeartbeatResp.Enum(), From: new(m.self), To: msg.From, Term: msg.Term})
 }
 
 // answer says msg in raft's place.
@@ -341,7 +370,7 @@ func (m *Machine) stranger(from string, in core.PeerMessage) error {
 	case pb.MsgApp:
 		return m.reject(&none, from, msg)
 	case pb.MsgHeartbeat:
-		return m.answer(&none, from, &pb.Message{Type: pb.MsgHeartbeatResp.Enum(), From: new(m.self), To: msg.From, Term: msg.Term})
+		return m.alive(&none, from, msg)
 	case pb.MsgSnap:
 		return m.arrive(from, in.Room, msg)
 	}

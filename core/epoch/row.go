@@ -104,7 +104,12 @@ func (w *row) setConf(c *pb.ConfState) {
 
 // member reports whether id is in the configuration.
 func (w *row) member(id uint64) bool {
-	return slices.Contains(w.Voters, id) || slices.Contains(w.Learners, id) || slices.Contains(w.Outgoing, id)
+	return w.votes(id) || slices.Contains(w.Learners, id)
+}
+
+// votes reports whether id has a vote in the configuration.
+func (w *row) votes(id uint64) bool {
+	return slices.Contains(w.Voters, id) || slices.Contains(w.Outgoing, id)
 }
 
 // A storage is a room's log as raft reads it: from the transaction that runs.
