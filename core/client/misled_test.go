@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fxamacker/cbor/v2"
+
 	"github.com/isthmus-chat/isthmus/core"
 	"github.com/isthmus-chat/isthmus/core/epoch"
 	"github.com/isthmus-chat/isthmus/core/policy"
@@ -210,6 +212,35 @@ func TestWelcomeToAnOldRoom(t *testing.T) {
 		if in := p.saw(RoomJoined); len(in) != 1 || !strings.HasPrefix(in[0].Text, "vouched for by b.example") {
 			t.Errorf("%s is told %+v", p.name, in)
 		}
+	}
+}
+
+// Who is let in is told of those alone that have signed, whoever else stands in the
+// certificate: one who does not decide, or whose signature is none.
+func TestWelcomeNamesSigners(t *testing.T) {
+	w := newWorld(t, 64)
+	alice, bob, carol, dave, bert := w.phone(user("alice"), nil), w.phone(user("bob"), nil), w.phone(user("carol"), nil), w.phone(user("dave"), nil), w.phone(user("bert"), nil)
+	room := alice.create("tea")
+	alice.invite(room, user("bob"), user("carol"), user("dave"))
+	agree(room, alice, bob, carol, dave)
+	alice.must(alice.SetAuthority(ctx, room, policy.Authority{Domains: []string{"b.example", "c.example", "d.example"}}))
+	for i, cert := range w.rooms[room].certs { // as good as not known any more
+		w.rooms[room].certs[i] = w.certify([]string{"z.example"}, factsOf(t, cert))
+	}
+	alice.invite(room, bert.User())
+	last := &w.rooms[room].certs[len(w.rooms[room].certs)-1]
+	*last = w.certify([]string{"b.example", "c.example", "d.example", "y.example"}, factsOf(t, *last))
+	var list []cbor.RawMessage
+	if err := cbor.Unmarshal(*last, &list); err != nil {
+		t.Fatal(err)
+	}
+	list[2][len(list[2])-1] ^= 1 // the signature of d.example
+	*last = encode(list)
+	bert.sync()
+	bert.must(bert.Tend(ctx))
+	agree(room, alice, bert)
+	if in := bert.saw(RoomJoined); len(in) != 1 || in[0].Text != "vouched for by b.example, c.example" {
+		t.Errorf("bert is told %+v", in)
 	}
 }
 

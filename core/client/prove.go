@@ -122,7 +122,7 @@ func (c *Client) proveWelcome(ctx context.Context, id core.RoomID, encoded [][]b
 	last := certs[len(certs)-1]
 	switch err = c.signedBy(ctx, last, p.Authority()); {
 	case err == nil:
-		return vouchedBy(last.Domains()), nil
+		return vouchedBy(c.vouchers(last, p.Authority())), nil
 	case core.Temporary(err):
 		return "", err
 	}
@@ -219,6 +219,14 @@ func (c *Client) signed(cert *epoch.Certificate, by policy.Authority, times ...i
 	})
 }
 
+// vouchers are those who decide and have signed a certificate that is valid. Others may
+// stand in it as well, with whatever signature: it is no less valid for that.
+func (c *Client) vouchers(cert *epoch.Certificate, by policy.Authority) []string {
+	return slices.DeleteFunc(cert.Domains(), func(d string) bool {
+		return !by.Has(d) || c.signed(cert, policy.Authority{Domains: []string{d}}, c.cfg.Now().Unix()) != nil
+	})
+}
+
 // unproven refuses what the homeserver shows and cannot prove, and tells people. What
 // may pass stays what it is.
 func (c *Client) unproven(id core.RoomID, what string, why error) error {
@@ -268,7 +276,10 @@ func (c *Client) attested(ctx context.Context, id core.RoomID, encoded []byte, g
 	if err := cmp.Or(names(cert.Facts(), id, j.Handshake.Message, g.Public().Context()), decides(cert.Facts(), p.Authority())); err != nil {
 		return nil, core.Errorf(core.Denied, "%w", err)
 	}
-	return cert.Domains(), c.signedBy(ctx, cert, p.Authority())
+	if err := c.signedBy(ctx, cert, p.Authority()); err != nil {
+		return nil, err
+	}
+	return c.vouchers(cert, p.Authority()), nil
 }
 
 // admitted enters a room that the homeserver says this device was let into, once the
