@@ -2,6 +2,7 @@ package epoch
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/fxamacker/cbor/v2"
@@ -161,6 +162,29 @@ func TestHearingJudgesOnce(t *testing.T) {
 	}
 	if n := lead.rooms.checks - before; n != 1 {
 		t.Fatalf("the leader judged %d times", n)
+	}
+}
+
+// What is as large as may be has time for another try when a message is lost, to the
+// leader or to those that it hears.
+func TestHearingLargeAndLost(t *testing.T) {
+	for _, lost := range []core.PeerKind{core.PeerRaft, core.PeerAsk} {
+		c := grown(t, 44, three...)
+		h := handshake(testRoom, three[1], 1, change{Newcomers: true})
+		h.Welcome = make([]byte, core.MaxHandshake-1<<12)
+		if err := c.propose(h); err != nil {
+			t.Fatal(err)
+		}
+		large := func(p packet) bool { return p.msg.Kind == lost && len(p.msg.Body) > len(h.Welcome) }
+		for !slices.ContainsFunc(c.net, large) {
+			if len(c.net) == 0 {
+				c.tick()
+			} else {
+				c.deliver(0)
+			}
+		}
+		c.net = slices.DeleteFunc(c.net, large)
+		c.run("a decision", proposeTicks, func() bool { d, ok := c.nodes[three[1]].decisions[h.ID()]; return ok && d.Err == nil })
 	}
 }
 

@@ -53,8 +53,11 @@ func newOffer(h *core.Handshake, data []byte, tick uint64) *offer {
 	return &offer{id: h.ID(), data: data, home: h.Home, device: device, commit: len(h.Info) > 0, epoch: epoch, since: tick, newcomers: h.Newcomers}
 }
 
-// patience is how many ticks a homeserver gets that was sent the offer.
-func (o *offer) patience() uint64 { return retryTicks + uint64(len(o.data)/retryOctets) }
+// patience is how many ticks a homeserver gets that was sent the offer: there is time for
+// another try before it is given up.
+func (o *offer) patience() uint64 {
+	return min(retryTicks+uint64(len(o.data)/retryOctets), proposeTicks/3)
+}
 
 // propose takes a handshake that was offered to this homeserver.
 func (m *Machine) propose(h *core.Handshake) error {
