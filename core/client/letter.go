@@ -56,8 +56,9 @@ type heldLetter struct {
 	again int64 // ms: of a Welcome that could not be proven yet, when to look again
 }
 
-// age is how long a letter is held.
+// age is how long a letter is held. A clock that was put back does not make it wait.
 func (c *Client) age(l *heldLetter) time.Duration {
+	l.Since = min(l.Since, c.now())
 	return time.Duration(c.now()-l.Since) * time.Millisecond
 }
 

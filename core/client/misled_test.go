@@ -190,6 +190,27 @@ func TestWelcomeWithoutCertificate(t *testing.T) {
 	}
 }
 
+// A clock that is put back holds up no Welcome.
+func TestWelcomeAndClock(t *testing.T) {
+	w := newWorld(t, 65)
+	alice, bob := w.phone(user("alice"), nil), w.phone(user("bob"), nil)
+	room := alice.create("tea")
+	w.lacks = 1
+	alice.invite(room, user("bob"))
+	bob.sync()
+	bob.must(bob.Tend(ctx))
+	w.clock = w.clock.Add(-24 * time.Hour)
+	w.lacks = 0
+	for begin := w.clock; !bob.rooms[room].Joined; w.sleep(ctx, firstGrace) {
+		if w.clock.Sub(begin) > 2*proofGrace {
+			t.Fatal("bob waits for yesterday's clock")
+		}
+		bob.sync()
+		bob.must(bob.Tend(ctx))
+	}
+	agree(room, alice, bob)
+}
+
 // Where the certificates do not reach back to the room's beginning, those who decide now
 // have to have signed the Welcome's commit, or else the own commit by which the device
 // enters: who is let in is told who did.

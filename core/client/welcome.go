@@ -36,7 +36,7 @@ func (c *Client) welcomed(ctx context.Context, l *heldLetter) error {
 		}
 		return errHold // unless a commit takes us out of the group we are in
 	}
-	if c.now() < l.again {
+	if wait := l.again - c.now(); wait > 0 && wait <= c.delay(l, earlySoon).Milliseconds() {
 		return errHold
 	}
 	m, err := mls.Parse(l.Body)
