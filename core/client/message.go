@@ -67,18 +67,43 @@ func (c *Client) Send(ctx context.Context, id core.RoomID, mediaType string, con
 		return Message{}, err
 	}
 	defer c.mu.Unlock()
+	o, err := c.accept(ctx, id, mediaType, content)
+	if err != nil {
+		return Message{}, err
+	}
+	err = c.deliver(ctx, id)
+	return o.Message, err
+}
+
+// Keep is Send without the homeserver: the message is Waiting, and goes out with a
+// later Send or Tend.
+func (c *Client) Keep(ctx context.Context, id core.RoomID, mediaType string, content []byte) (Message, error) {
+	if err := c.enter(ctx); err != nil {
+		return Message{}, err
+	}
+	defer c.mu.Unlock()
+	o, err := c.accept(ctx, id, mediaType, content)
+	if err != nil {
+		return Message{}, err
+	}
+	return o.Message, nil
+}
+
+// accept writes down what is to be said, even if the caller has no more time: what is
+// Waiting is on disk.
+func (c *Client) accept(ctx context.Context, id core.RoomID, mediaType string, content []byte) (*outgoing, error) {
 	r := c.rooms[id]
 	switch {
 	case r == nil || !r.Joined:
-		return Message{}, core.Refuse(core.Denied, core.NotJoined, "this device is not in that room")
+		return nil, core.Refuse(core.Denied, core.NotJoined, "this device is not in that room")
 	case len(content) > maxContent:
-		return Message{}, core.Errorf(core.TooLarge, "content over %d octets", maxContent)
+		return nil, core.Errorf(core.TooLarge, "content over %d octets", maxContent)
 	case len(c.outbox) >= maxOutbox:
-		return Message{}, core.Errorf(core.Limited, "too many messages wait to be sent")
+		return nil, core.Errorf(core.Limited, "too many messages wait to be sent")
 	}
 	key, err := c.bytes(keySize)
 	if err != nil {
-		return Message{}, err
+		return nil, err
 	}
 	o := &outgoing{Message: Message{Room: id, ID: core.Base32.EncodeToString(key), Key: key, Sender: c.self.user, Device: c.self.device,
 		Type: mediaType, Content: content, Sent: c.now(), Own: true, Waiting: true, Encrypted: r.Kind == core.Group}, n: c.next}
@@ -87,14 +112,13 @@ func (c *Client) Send(ctx context.Context, id core.RoomID, mediaType string, con
 	}
 	if r.Kind == core.Group {
 		if err := c.seal(ctx, r, o); err != nil {
-			return Message{}, err
+			return nil, err
 		}
 	}
 	c.next++
 	c.outbox = append(c.outbox, o)
 	c.putCBOR(tableOutbox, o.n, o)
-	err = c.deliver(ctx, id)
-	return o.Message, err
+	return o, c.flush(context.WithoutCancel(ctx))
 }
 
 // seal encrypts a message for the epoch that the room is in here. The group's
