@@ -184,7 +184,7 @@ func (s *chatSession) Send(ctx context.Context, room core.RoomID, texts []string
 	out := make([]chatSent, 0, len(texts))
 	for i, text := range texts {
 		sent := chatSent{Line: i + 1}
-		m, err := s.say(ctx, room, text, kind)
+		m, err := say(ctx, s.device.Send, room, text, kind)
 		if err != nil {
 			w := wireErrorOf(err)
 			sent.Error, sent.Waiting = &w, m.Waiting && core.Temporary(err)
@@ -199,7 +199,27 @@ func (s *chatSession) Send(ctx context.Context, room core.RoomID, texts []string
 	return out, nil
 }
 
-func (s *chatSession) say(ctx context.Context, room core.RoomID, text, kind string) (client.Message, error) {
+// Keep implements chatter.
+func (s *chatSession) Keep(room core.RoomID, texts []string) ([]chatSent, error) {
+	out := make([]chatSent, 0, len(texts))
+	for i, text := range texts {
+		sent := chatSent{Line: i + 1}
+		m, err := say(context.Background(), s.device.Keep, room, text, "")
+		if sent.Waiting = err == nil; err != nil {
+			w := wireErrorOf(err)
+			sent.Error = &w
+		} else {
+			sent.Event = m.ID
+		}
+		if out = append(out, sent); err != nil && core.Temporary(err) {
+			return out, err
+		}
+	}
+	return out, nil
+}
+
+// say makes a message of a text, and says it.
+func say(ctx context.Context, send func(context.Context, core.RoomID, string, []byte) (client.Message, error), room core.RoomID, text, kind string) (client.Message, error) {
 	text = strings.ToValidUTF8(text, "\ufffd")
 	if len(text) > maxChatText {
 		return client.Message{}, core.Errorf(core.TooLarge, "a message over %d octets", maxChatText)
@@ -210,7 +230,7 @@ func (s *chatSession) say(ctx context.Context, room core.RoomID, text, kind stri
 	if kind == chatEmote {
 		c.Kind = converter.KindEmote
 	}
-	return s.device.Send(ctx, room, core.ContentMIMI, c.Append(nil))
+	return send(ctx, room, core.ContentMIMI, c.Append(nil))
 }
 
 // Code implements chatter.

@@ -56,6 +56,8 @@ type chatter interface {
 	// Send sends texts in order, and returns what became of each. With an error the
 	// last result is that of the text it is about; those after it were not tried.
 	Send(ctx context.Context, room core.RoomID, texts []string, kind string) ([]chatSent, error)
+	// Keep is Send without the homeserver: what it takes goes out with the next Sync.
+	Keep(room core.RoomID, texts []string) ([]chatSent, error)
 	Code(ctx context.Context, room core.RoomID, q chatCode) (chatCode, error)
 
 	Members(ctx context.Context, room core.RoomID) ([]chatMember, error)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -194,6 +195,18 @@ func (f *fakeChat) Send(_ context.Context, room core.RoomID, texts []string, kin
 			return append(out, chatSent{Line: i + 1, Waiting: true}), core.Errorf(core.Limited, "too much at once")
 		}
 		out = append(out, chatSent{Line: i + 1, Seq: seq, Event: fmt.Sprint("event", seq)})
+	}
+	return out, nil
+}
+func (f *fakeChat) Keep(room core.RoomID, texts []string) (out []chatSent, err error) {
+	if err := f.act("keep %s %q", room, texts); err != nil {
+		return append(out, chatSent{Line: 1, Error: &wireError{Code: core.CodeOf(err).String()}}), err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, text := range texts {
+		f.lines[room] = append(f.lines[room], chatLine{Room: room, Seq: math.MaxUint64, Sender: chatAlice, Device: chatLaptop, Kind: chatSaid, Text: text, Own: true, Waiting: true})
+		out = append(out, chatSent{Line: i + 1, Waiting: true})
 	}
 	return out, nil
 }

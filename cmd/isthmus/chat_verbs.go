@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -20,12 +19,8 @@ import (
 
 // Bounds of what verbs read and write.
 const (
-	sendBatch    = 64    // texts that are sent before their results are written
 	maxTailStart = 10000 // lines that tail begins with, of each room
 	historyPage  = 500
-	sendWaits    = 10 // times that send waits for a homeserver that wants it, for so long each
-	minSendWait  = 100 * time.Millisecond
-	maxSendWait  = 5 * time.Second
 )
 
 // roomArg finds the room that an argument names among those that the user is in.
@@ -230,151 +225,6 @@ func (a *chatApp) removeCommand() *cobra.Command {
 			return a.show(roomDone{room, "remove"}, func(w io.Writer) { fmt.Fprintf(w, "Removed %s.\n", screenLine(strings.Join(args[1:], ", "))) })
 		}),
 	}
-}
-
-func (a *chatApp) sendCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "send ROOM [TEXT…]", Short: "Say something: the text, or each line of the input", Args: cobra.MinimumNArgs(1),
-		Long: `Say something in a room: the text, or without one each line of the input.
-
-It ends when the homeserver has accepted everything. What it could not hand over
-(exit code 4) is kept, and goes out with the next command: do not send it again.`,
-		RunE: a.online(func(ctx context.Context, chat chatter, args []string) error {
-			room, err := roomArg(chat, args[0])
-			if err != nil {
-				return err
-			}
-			var in io.Reader = a.in
-			if len(args) > 1 {
-				in = strings.NewReader(strings.ReplaceAll(strings.Join(args[1:], " "), "\n", "\x00"))
-			}
-			return a.sendLines(ctx, chat, room, in, len(args) > 1)
-		}),
-	}
-}
-
-// sendLines sends each line, in batches of what is there already. In one text of
-// the command line a NUL stands for a line break.
-func (a *chatApp) sendLines(ctx context.Context, chat chatter, room core.RoomID, in io.Reader, text bool) error {
-	r := bufio.NewReaderSize(in, 1<<16)
-	var batch []string
-	line, sent, refused := 0, 0, 0
-	flush := func() error {
-		results, err := sendPatiently(ctx, chat, room, batch)
-		for _, res := range results {
-			if res.Line += line; res.Error == nil {
-				sent++
-			} else if err == nil {
-				refused++
-			}
-			if text && err != nil && !a.json {
-				continue // it is said once, as the error
-			}
-			if werr := a.writeSent(res, text); werr != nil {
-				return werr
-			}
-		}
-		if n := len(results); err != nil && n > 0 && results[n-1].Waiting && text {
-			err = &core.Error{Code: core.CodeOf(err), Err: err, Text: core.TextOf(err) + "; it is kept and goes out with the next command"}
-		} else if err != nil && n > 0 && results[n-1].Waiting {
-			err = &core.Error{Code: core.CodeOf(err), Err: err, Text: fmt.Sprintf("%s; line %d is kept and goes out with the next command, what follows it was not read", core.TextOf(err), line+n)}
-		}
-		line += len(batch)
-		batch = batch[:0]
-		return err
-	}
-	for {
-		b, err := readPeerLine(r, maxChatText+2)
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return core.Errorf(core.TooLarge, "line %d is over %d octets", line+len(batch)+1, maxChatText)
-		}
-		s := strings.TrimRight(string(b), "\r\n")
-		if text {
-			s = strings.ReplaceAll(s, "\x00", "\n")
-		}
-		if batch = append(batch, s); len(batch) >= sendBatch || r.Buffered() == 0 {
-			if err := flush(); err != nil {
-				return err
-			}
-		}
-	}
-	if err := flush(); err != nil {
-		return err
-	}
-	if !a.json && (sent > 0 || line != 1) { // else the error says it all
-		fmt.Fprintf(a.out, "Sent %d.\n", sent)
-	}
-	if refused > 0 {
-		return errSaid
-	}
-	return nil
-}
-
-// sendPatiently sends texts, and waits where the homeserver asks for it: a file is more
-// at once than people say.
-func sendPatiently(ctx context.Context, chat chatter, room core.RoomID, texts []string) (out []chatSent, err error) {
-	for {
-		sent, err := chat.Send(ctx, room, texts[len(out):], "")
-		for i := range sent {
-			sent[i].Line = len(out) + i + 1
-		}
-		out = append(out, sent...)
-		e, ok := errors.AsType[*core.Error](err)
-		if !ok || e.Code != core.Limited || len(sent) == 0 || !out[len(out)-1].Waiting {
-			return out, err
-		}
-		seq, ok := awaitSent(ctx, chat, room, e.RetryAfter)
-		if !ok {
-			return out, err
-		}
-		if out[len(out)-1] = (chatSent{Line: len(out), Seq: seq}); len(out) == len(texts) {
-			return out, nil
-		}
-	}
-}
-
-// awaitSent waits until nothing waits to be sent in a room, but not for ever, and returns
-// the place of what went out last.
-func awaitSent(ctx context.Context, chat chatter, room core.RoomID, pause time.Duration) (seq uint64, ok bool) {
-	for range sendWaits {
-		if sleepFor(ctx, min(max(pause, minSendWait), maxSendWait)) != nil {
-			return 0, false
-		}
-		if err := goesOn(chat.Sync(ctx)); err != nil && !core.Temporary(err) {
-			return 0, false
-		}
-		lines, err := chat.History(room, 0, sendBatch)
-		if err != nil {
-			return 0, false
-		}
-		if slices.ContainsFunc(lines, func(l chatLine) bool { return l.Waiting }) {
-			continue
-		}
-		for _, l := range slices.Backward(lines) {
-			if l.Own {
-				return l.Seq, true
-			}
-		}
-		return 0, true
-	}
-	return 0, false
-}
-
-// writeSent says what became of a line, or of the one text: with JSON always, else
-// if it was refused.
-func (a *chatApp) writeSent(s chatSent, text bool) error {
-	if a.json {
-		return writeJSONLine(a.out, s)
-	}
-	if s.Error != nil && text {
-		fmt.Fprintf(a.err, "isthmus: %s\n", screenLine(s.Error.Text))
-	} else if s.Error != nil {
-		fmt.Fprintf(a.err, "isthmus: line %d: %s\n", s.Line, screenLine(s.Error.Text))
-	}
-	return nil
 }
 
 // writeLine says one thing said.

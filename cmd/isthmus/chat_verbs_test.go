@@ -266,6 +266,22 @@ func TestChatSendVerb(t *testing.T) {
 	}
 }
 
+// A homeserver that does not answer has send keep what it can, and say so.
+func TestChatSendVerbAway(t *testing.T) {
+	r := newVerbRig(t)
+	away := core.Errorf(core.Unavailable, "the homeserver does not answer")
+	r.chat.fail = away
+	r.fails(exitUnavailable, "isthmus: the homeserver does not answer; it is kept and goes out with the next command\n", "send", "garden", "hi")
+	r.chat.fail = away
+	if code := r.run("one\ntwo\n", "send", "garden", "--json"); code != exitUnavailable || strings.Count(r.out.String(), `"waiting":true`) != 2 || !strings.Contains(r.err.String(), "2 lines are kept") {
+		t.Errorf("code %d: %s%s", code, r.out.String(), r.err.String())
+	}
+	r.chat.fail = away
+	r.fails(exitFailed, "you are in no room cellar, as far as this device knows; it was not kept", "send", "cellar", "hi")
+	r.chat.fail = core.Errorf(core.Denied, "no")
+	r.fails(exitFailed, "isthmus: no", "send", "garden", "hi")
+}
+
 // tail shows each line once: what is unread, then what comes.
 func TestChatTailVerb(t *testing.T) {
 	r := newVerbRig(t)
