@@ -36,7 +36,7 @@ const maxUnknown = 6
 // another on the epoch that won, after a wait that grows and is different for
 // everybody.
 func (c *Client) commit(ctx context.Context, id core.RoomID, p plan) error {
-	unknown, made := 0, []byte(nil)
+	unknown, older, made := 0, 0, []byte(nil)
 	for try := 0; try < maxTries; try++ {
 		if try > 0 {
 			if err := c.pause(ctx, min(try, 9)); err != nil {
@@ -81,6 +81,8 @@ func (c *Client) commit(ctx context.Context, id core.RoomID, p plan) error {
 					return err
 				}
 			}
+		case err == errOlder && older < olderTries:
+			older++
 		case err != nil:
 			return err
 		default:
@@ -199,8 +201,10 @@ func (c *Client) offer(ctx context.Context, id core.RoomID) (result outcome, mes
 			return lost, h.Message, err
 		}
 		to := epoch
-		if isStale {
-			to = max(to, stale.Epoch)
+		if isStale && stale.Epoch < epoch {
+			return lost, h.Message, errOlder
+		} else if isStale {
+			to = stale.Epoch
 		} else if _, err := c.round(ctx, 0); err != nil { // a proposal that was not seen here
 			return lost, h.Message, err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/isthmus-chat/isthmus/core"
 )
@@ -41,6 +42,60 @@ func TestKeep(t *testing.T) {
 	}
 	bob.sync()
 	if got := bob.read(room); !slices.Equal(got, []string{"alice: one", "alice: two"}) {
+		t.Errorf("bob reads %q", got)
+	}
+}
+
+// A homeserver that was restored from a backup knows an older state of a room than its
+// devices: what is said there is kept, at once, and other rooms go on.
+func TestOlderHomeserver(t *testing.T) {
+	w := newWorld(t, 32)
+	alice, bob := w.phone(user("alice"), nil), w.phone(user("bob"), nil)
+	room, other := alice.create("tea"), alice.create("coffee")
+	alice.invite(room, user("bob"))
+	alice.invite(other, user("bob"))
+	agree(room, alice, bob)
+	agree(other, alice, bob)
+	old := *w.rooms[room]
+	alice.must(alice.Renew(ctx, room))
+	agree(room, alice, bob)
+	now := *w.rooms[room]
+	w.rooms[room].public, w.rooms[room].policy, w.rooms[room].info = old.public, old.policy, old.info
+
+	asked := 0
+	w.fault = func() (bool, bool) { asked++; return false, false }
+	soon := func(what string, f func() error, requests int, length time.Duration) {
+		t.Helper()
+		start := w.now()
+		asked = 0
+		if err := f(); err != nil && core.TextOf(err) != core.TextOf(errOlder) || core.CodeOf(err) != core.Unavailable && err != nil {
+			t.Errorf("%s: %v", what, err)
+		} else if err == nil && what != "in another room" {
+			t.Errorf("%s: the homeserver's age is not noticed", what)
+		}
+		if d := w.now().Sub(start); asked > requests || d > length {
+			t.Errorf("%s takes %v and %d requests", what, d, asked)
+		}
+	}
+	soon("a message", func() error {
+		m, err := alice.Send(ctx, room, "", []byte("one"))
+		if !m.Waiting {
+			t.Errorf("not kept: %+v", m)
+		}
+		return err
+	}, 30, 3*time.Second)
+	soon("what is due", func() error { return alice.Tend(ctx) }, 5, 100*time.Millisecond)
+	soon("in another room", func() error { _, err := alice.Send(ctx, other, "", []byte("two")); return err }, 1, 0)
+	soon("a change", func() error { return alice.Renew(ctx, room) }, 30, 3*time.Second)
+	w.fault = nil
+	bob.sync()
+	if got := bob.read(other); !slices.Equal(got, []string{"alice: two"}) {
+		t.Errorf("bob reads %q", got)
+	}
+	w.rooms[room].public, w.rooms[room].policy, w.rooms[room].info = now.public, now.policy, now.info
+	alice.must(alice.Tend(ctx))
+	agree(room, alice, bob)
+	if got := bob.read(room); !slices.Equal(got, []string{"alice: one"}) {
 		t.Errorf("bob reads %q", got)
 	}
 }

@@ -71,7 +71,7 @@ func (c *Client) Send(ctx context.Context, id core.RoomID, mediaType string, con
 	if err != nil {
 		return Message{}, err
 	}
-	err = c.deliver(ctx, id)
+	err = c.deliver(ctx, id, true)
 	return o.Message, err
 }
 
@@ -139,8 +139,20 @@ func (c *Client) seal(ctx context.Context, r *room, o *outgoing) error {
 	return nil
 }
 
-// deliver offers what waits for a room, in order.
-func (c *Client) deliver(ctx context.Context, id core.RoomID) error {
+// Times that what is refused as too late is offered again though the homeserver shows
+// nothing newer. Where one has entered by another homeserver, the own comes after in a
+// moment; one that was restored from a backup does not. Tend comes again by itself.
+const (
+	olderTries = 6  // a second
+	stuckTries = 16 // seconds: what it would show has to be found out first
+)
+
+// errOlder is what only a homeserver that has forgotten something answers.
+var errOlder = core.Errorf(core.Unavailable, "the homeserver knows an older state of this room than this device: was it restored from a backup?")
+
+// deliver offers what waits for a room, in order; patiently, if somebody waits for it.
+func (c *Client) deliver(ctx context.Context, id core.RoomID, patiently bool) error {
+	stuck := 0
 	for n := range maxTries {
 		if n > 0 {
 			if err := c.pause(ctx, min(n, 6)); err != nil {
@@ -154,11 +166,35 @@ func (c *Client) deliver(ctx context.Context, id core.RoomID) error {
 		if _, err := c.round(ctx, 0); err != nil {
 			return err
 		}
-		if err := c.sealAgain(ctx, id); err != nil {
+		again, err := c.sealAgain(ctx, id)
+		if err != nil {
 			return err
+		}
+		if stuck++; again {
+			stuck = 0
+			continue
+		}
+		older, err := c.older(ctx, id)
+		switch {
+		case err != nil:
+			return err
+		case older && (!patiently || stuck >= olderTries):
+			return errOlder
+		case !patiently || stuck >= stuckTries:
+			return core.Errorf(core.Unavailable, "this device cannot follow the room to its newest state yet")
 		}
 	}
 	return core.Errorf(core.Unavailable, "the room's epoch changed %d times", maxTries)
+}
+
+// older reports whether the homeserver is in an earlier epoch of a room than the device.
+func (c *Client) older(ctx context.Context, id core.RoomID) (bool, error) {
+	w, err := ask(ctx, c, func(ctx context.Context) (wire.Room, error) { return c.cfg.Home.Room(ctx, id) })
+	if err != nil {
+		return false, err
+	}
+	r, err := c.able(ctx, id)
+	return err == nil && w.Epoch < r.g.Epoch(), err
 }
 
 // waiting are the messages that wait for a room.
@@ -246,22 +282,23 @@ func (c *Client) settle(o *outgoing, res *wire.SentResult) {
 	}
 }
 
-// sealAgain seals what waits for the epoch that the room is in now. The ID stays: if
-// the homeserver did take the earlier one, it knows it by that.
-func (c *Client) sealAgain(ctx context.Context, id core.RoomID) error {
+// sealAgain seals what waits for the epoch that the room is in now, if that is a later
+// one. The ID stays: if the homeserver did take the earlier one, it knows it by that.
+func (c *Client) sealAgain(ctx context.Context, id core.RoomID) (again bool, err error) {
 	r, err := c.able(ctx, id)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, o := range c.waiting(id) {
 		if o.Encrypted && o.Epoch < r.g.Epoch() {
 			if err := c.seal(ctx, r, o); err != nil {
-				return err
+				return again, err
 			}
 			c.putCBOR(tableOutbox, o.n, o)
+			again = true
 		}
 	}
-	return nil
+	return again, nil
 }
 
 // message opens an application message, once: the key is used up in the same write

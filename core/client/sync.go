@@ -265,7 +265,7 @@ func (c *Client) tendRoom(ctx context.Context, id core.RoomID) error {
 		return nil
 	}
 	if len(c.waiting(id)) > 0 && r.Joined && r.Lost == "" { // else it may have to be sealed anew, once the room is entered
-		if err := c.deliver(ctx, id); err != nil {
+		if err := c.deliver(ctx, id, false); err != nil {
 			return err
 		}
 	}
