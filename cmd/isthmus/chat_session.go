@@ -42,6 +42,8 @@ type chatSession struct {
 	kv      client.KV
 	device  *client.Client
 
+	wait time.Duration // that what is due may take before a verb goes on
+
 	mu    sync.Mutex
 	marks map[core.RoomID]*chatMark
 	dirty map[core.RoomID]bool
@@ -76,7 +78,7 @@ func openSession(ctx context.Context, p *chatProfile, secret client.Secret, wait
 	if err != nil {
 		return nil, err
 	}
-	s := &chatSession{profile: p, home: home, db: db, kv: kv, marks: map[core.RoomID]*chatMark{}, dirty: map[core.RoomID]bool{}, trust: map[core.RoomID]trusted{}, names: map[core.RoomID]string{}}
+	s := &chatSession{profile: p, home: home, db: db, kv: kv, wait: max(wait, chatWait), marks: map[core.RoomID]*chatMark{}, dirty: map[core.RoomID]bool{}, trust: map[core.RoomID]trusted{}, names: map[core.RoomID]string{}}
 	if s.device, err = client.Open(ctx, client.Config{Store: kv, Home: home, Rand: rand.Reader, Now: time.Now, Wait: sleepFor}); err == nil {
 		err = s.loadMarks(ctx)
 	}
@@ -344,11 +346,13 @@ func (l *chatLine) read(content []byte) {
 	}
 }
 
-// Sync implements chatter.
+// Sync implements chatter. What is due and takes too long goes on with the next one.
 func (s *chatSession) Sync(ctx context.Context) error {
 	if _, err := s.take(ctx, 0); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.wait)
+	defer cancel()
 	if err := s.device.Tend(ctx); err != nil && !core.Temporary(err) {
 		return &untended{err}
 	}

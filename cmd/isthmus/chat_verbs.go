@@ -190,7 +190,10 @@ says so, and what is run next here sees to it that the wish is not forgotten.`,
 // awaitLeft takes what comes until a room is none of one's own, or for so long. A
 // commit of somebody else takes the wish with it: to take it brings the wish again.
 func awaitLeft(ctx context.Context, chat chatter, room core.RoomID, wait time.Duration) (bool, error) {
-	for end := time.Now().Add(wait); ; {
+	end := time.Now().Add(wait)
+	ctx, cancel := context.WithDeadline(ctx, end)
+	defer cancel()
+	for {
 		rooms, err := chat.Rooms()
 		if err != nil || !slices.ContainsFunc(rooms, func(r chatRoom) bool { return r.Room == room }) {
 			return err == nil, err

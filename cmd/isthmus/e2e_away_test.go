@@ -76,3 +76,44 @@ func TestChatSendAway(t *testing.T) {
 		t.Errorf("alice reads %s", got)
 	}
 }
+
+// A homeserver restored from a backup that is older than a room's last change is noticed
+// at once: what is said there is kept, and other rooms are not held up.
+func TestChatSendRestored(t *testing.T) {
+	r := newRig(t)
+	r.configure("irc: {listeners: [{name: plain, address: " + r.irc + "}]}\ndomain: a.example\n")
+	stop := r.start()
+	const alice, bob = "alice@a.example", "bob@a.example"
+	for _, who := range []string{alice, bob} {
+		r.chat(who, "login", who, "--server", "http://"+r.http)
+	}
+	r.chat(alice, "create", "garden")
+	r.chat(alice, "create", "attic")
+	backup, database := filepath.Join(r.dir, "backup.db"), filepath.Join(r.dir, "data", databaseFile)
+	r.run("backup", backup)
+	r.chat(alice, "invite", "garden", "bob")
+	stop(os.Interrupt)
+	for _, end := range []string{"-wal", "-shm"} {
+		os.Remove(database + end)
+	}
+	if err := os.Rename(backup, database); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	for _, one := range []struct {
+		code int
+		want string
+		args []string
+	}{
+		{exitUnavailable, "the homeserver knows an older state of this room than this device: was it restored from a backup?; it is kept", []string{"send", "garden", "one"}},
+		{exitOK, "Sent 1.", []string{"send", "attic", "two"}},
+		{exitUnavailable, "an older state of this room", []string{"remove", "garden", "bob"}},
+		{exitOK, "one (not sent yet)", []string{"history", "garden"}},
+	} {
+		start := time.Now()
+		code, said := r.ends(alice, 0, "", one.args...)
+		if took := time.Since(start); code != one.code || !strings.Contains(said, one.want) || took > chatWait {
+			t.Errorf("%v: code %d after %v, want %d and %q in\n%s", one.args, code, took, one.code, one.want, said)
+		}
+	}
+}
