@@ -74,7 +74,7 @@ func (c *Client) commit(ctx context.Context, id core.RoomID, p plan) error {
 			return nil
 		case result == unknownYet:
 			if unknown++; unknown >= maxUnknown {
-				return err
+				return &core.Error{Code: core.CodeOf(err), Err: err, Text: core.TextOf(err) + "; this device tries again by itself"}
 			}
 			if e, ok := errors.AsType[*core.Error](err); ok && e.RetryAfter > 0 {
 				if err := c.wait(ctx, min(e.RetryAfter, time.Minute)); err != nil {

@@ -99,3 +99,20 @@ func TestOlderHomeserver(t *testing.T) {
 		t.Errorf("bob reads %q", got)
 	}
 }
+
+// A change that was not agreed on in time says that the device goes on with it, and it
+// does.
+func TestAgainByItself(t *testing.T) {
+	w := newWorld(t, 33)
+	alice, bob := w.phone(user("alice"), nil), w.phone(user("bob"), nil)
+	room := alice.create("tea")
+	w.fault = func() (bool, bool) { return alice.rooms[room].Offer, false }
+	_, err := alice.Invite(ctx, room, user("bob"))
+	if core.CodeOf(err) != core.Unavailable || core.TextOf(err) != "the request is lost; this device tries again by itself" {
+		t.Errorf("an invitation that is not answered: %v", err)
+	}
+	w.fault = nil
+	alice.must(alice.Tend(ctx))
+	bob.sync()
+	agree(room, alice, bob)
+}
