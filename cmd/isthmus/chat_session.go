@@ -422,6 +422,9 @@ func (s *chatSession) tell(n *chatNews, u *client.Update, verified func(*client.
 	if m := s.marks[u.Room]; m != nil {
 		l.Seq = m.Last
 	}
+	if u.Seq > 0 { // else it stands after what was heard last
+		l.Seq = u.Seq
+	}
 	s.mu.Unlock()
 	n.Lines = append(n.Lines, l)
 }

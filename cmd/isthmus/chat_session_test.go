@@ -132,6 +132,10 @@ func TestChatMarks(t *testing.T) {
 	if l := n.Lines[3]; l.Seq != 3 || l.Kind != chatEvent || l.Text != "bob@b.example came in" || time.Since(l.At) > time.Minute {
 		t.Errorf("an event: %+v", l)
 	}
+	s.tell(&n, &client.Update{Kind: client.MemberIn, Room: chatGarden, User: chatBob, Seq: 9}, no)
+	if l := n.Lines[len(n.Lines)-1]; l.Seq != 9 {
+		t.Errorf("an event with a place stands elsewhere: %+v", l)
+	}
 	if m := s.marks[chatGarden]; m.Unread != 2 || m.Last != 3 {
 		t.Errorf("mark: %+v", m)
 	}

@@ -271,6 +271,12 @@ func (c *Client) passOver(r *room, ev *wire.Event) {
 
 // merge enters the epoch.
 func (c *Client) merge(r *room, ev *wire.Event, t *group.Transition, after *policy.State, own bool) error {
+	told := len(c.updates)
+	defer func() { // nothing is awaited here: these are this change's
+		for i := told; i < len(c.updates); i++ {
+			c.updates[i].Seq = ev.Seq
+		}
+	}()
 	st, before, ended := t.Staged, r.p, r.g.Epoch()
 	tree := r.g.Public().Tree()
 	r.Former = slices.DeleteFunc(r.Former, func(f former) bool { return f.Until+keepFormer < ended })

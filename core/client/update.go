@@ -37,6 +37,7 @@ type Update struct {
 	Message *Message
 	Letter  *Letter
 	Text    string
+	Seq     uint64 // place in the room's log of the change that did it; 0 if none did
 }
 
 // Warning reports whether people should be told in so many words.
