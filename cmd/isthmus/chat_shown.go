@@ -297,6 +297,9 @@ func parseUser(s, home string) (core.UserURI, error) {
 	return core.ParseUserURI(string(core.NewUserURI(domain, strings.ToLower(name))))
 }
 
+// maxNamed is how many rooms of one name are listed by their addresses.
+const maxNamed = 8
+
 // findRoom reads a room as people write one: its URI, or the name of one of rooms.
 func findRoom(s string, rooms []chatRoom) (core.RoomID, error) {
 	if strings.HasPrefix(s, "mimi://") {
@@ -314,7 +317,14 @@ func findRoom(s string, rooms []chatRoom) (core.RoomID, error) {
 	case 0:
 		return "", core.Errorf(core.NotFound, "you are in no room %s", screenLine(s))
 	}
-	return "", core.Errorf(core.Conflict, "%d rooms are called %s: write %s", len(found), screenLine(s), found[0])
+	var all []string
+	for _, r := range found[:min(len(found), maxNamed)] {
+		all = append(all, screenLine(string(r)))
+	}
+	if len(found) > maxNamed {
+		all = append(all, "…")
+	}
+	return "", core.Errorf(core.Conflict, "%d rooms are called %s: write the address of the one you mean: %s", len(found), screenLine(s), strings.Join(all, " or "))
 }
 
 // tabWidth is what a tab becomes on the screen: blanks, because a tab's width

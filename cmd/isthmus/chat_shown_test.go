@@ -36,6 +36,9 @@ func TestChatNames(t *testing.T) {
 		if got != want || (err == nil) != (want != "") {
 			t.Errorf("%q is %q, %v; want %q", in, got, err, want)
 		}
+		if in == "same" && core.TextOf(err) != "2 rooms are called same: write the address of the one you mean: mimi://a.example/r/one or mimi://b.example/r/two" {
+			t.Errorf("two rooms of one name: %v", err)
+		}
 	}
 }
 
