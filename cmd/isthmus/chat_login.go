@@ -3,13 +3,18 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/ed25519"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -107,7 +112,7 @@ func (a *chatApp) login(ctx context.Context, who string, l *chatLogin) (err erro
 	if l.with != "" && l.approval == "" {
 		answer.Request = base64.RawURLEncoding.EncodeToString(record)
 	} else if err := s.device.Register(ctx, how); err != nil {
-		return err
+		return refusedLogin(p.Server, how, err)
 	}
 	answer.Registered = s.device.Registered()
 	return a.show(answer, func(w io.Writer) { printLogin(w, answer) })
@@ -162,7 +167,35 @@ func askDomain(ctx context.Context, server, ca string) (string, error) {
 		return "", err
 	}
 	w, err := ask[wire.Homeserver](ctx, h, get("/.well-known/isthmus"))
-	return w.Domain, err
+	return w.Domain, refusedLogin(server, client.Registration{Password: "-"}, err)
+}
+
+// refusedLogin says which homeserver did not answer and why, for its address may be
+// mistyped; or what one may add to the command where it refuses.
+func refusedLogin(server string, how client.Registration, err error) error {
+	code := core.CodeOf(err)
+	if u, ok := errors.AsType[*url.Error](err); ok && (code == core.Unavailable || code == core.Denied) {
+		return &core.Error{Code: code, Err: err, Text: server + ": " + core.TextOf(err) + noAnswer(u.Err)}
+	}
+	if how.Password == "" && how.Sponsor == "" && how.Token == "" && (code == core.Denied || code == core.Conflict) && err != nil {
+		return &core.Error{Code: code, Err: err, Text: core.TextOf(err) + ". --password gives the account's password, --with DEVICE lets another device approve, --token gives a registration token"}
+	}
+	return err
+}
+
+// noAnswer is why a homeserver does not answer, if that is not said yet.
+func noAnswer(err error) string {
+	var bad *tls.CertificateVerificationError
+	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() || errors.As(err, &bad) {
+		return ""
+	}
+	if e, ok := errors.AsType[*net.DNSError](err); ok {
+		return ": its name cannot be found (DNS): " + e.Name
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return ": the connection is refused, nothing listens there"
+	}
+	return ": " + err.Error()
 }
 
 // loginPassword asks for an account's password.
@@ -226,8 +259,9 @@ func parseApproval(s string) (core.DeviceURI, []byte, error) {
 	who, sig, ok := strings.Cut(strings.Join(strings.Fields(s), ""), "/") // it may have been broken into lines
 	id, domain, ok2 := strings.Cut(who, ".")
 	b, err := base64.RawURLEncoding.DecodeString(sig)
-	if !ok || !ok2 || err != nil {
-		return "", nil, core.Errorf(core.Invalid, "that is not what `isthmus chat devices approve` prints")
+	raw, ierr := core.Base32.DecodeString(id)
+	if !ok || !ok2 || errors.Join(err, ierr) != nil || len(raw) != deviceIDSize || len(b) != ed25519.SignatureSize {
+		return "", nil, core.Errorf(core.Invalid, "that is not what `isthmus chat devices approve` prints: copy all of it, from DEVICE to the end")
 	}
 	d, err := core.ParseDeviceURI(string(core.NewDeviceURI(domain, id)))
 	return d, b, err

@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -437,10 +439,42 @@ func TestChatWithDevice(t *testing.T) {
 	}
 }
 
+// A login that comes to nothing says where it was tried and why, or what to add.
+func TestChatLoginRefused(t *testing.T) {
+	closed := freeAddress(t)
+	plain := httptest.NewServer(http.NotFoundHandler())
+	defer plain.Close()
+	strange := httptest.NewTLSServer(http.NotFoundHandler())
+	defer strange.Close()
+	for server, want := range map[string]string{
+		"http://" + closed: "does not answer: the connection is refused",
+		"https://" + strings.TrimPrefix(plain.URL, "http://"): "does not answer: http: server gave HTTP response to HTTPS client",
+		strange.URL:                       "certificate is not to be trusted",
+		"https://nowhere.isthmus.invalid": "its name cannot be found (DNS): nowhere.isthmus.invalid",
+	} {
+		if _, err := askDomain(t.Context(), server, ""); err == nil || !strings.HasPrefix(explain(err), server+": the homeserver") || !strings.Contains(explain(err), want) {
+			t.Errorf("%s: %v, want %q", server, err, want)
+		}
+	}
+	taken := core.Errorf(core.Conflict, "that name is taken: give the account's password, or let another device approve this one")
+	if got := explain(refusedLogin("https://a.example", client.Registration{}, taken)); !strings.Contains(got, "--password") || !strings.Contains(got, "--with DEVICE") {
+		t.Errorf("a name that is taken: %s", got)
+	}
+	if err := refusedLogin("https://a.example", client.Registration{Password: "x"}, taken); err != taken {
+		t.Errorf("with a password: %v", err)
+	}
+}
+
 func TestChatApprovals(t *testing.T) {
-	by, sig, err := parseApproval(formatApproval(chatPhone, []byte("signature")))
-	if by != chatPhone || string(sig) != "signature" || err != nil {
+	whole := formatApproval(chatPhone, bytes.Repeat([]byte("s"), 64))
+	by, sig, err := parseApproval(whole[:40] + "\n " + whole[40:])
+	if by != chatPhone || len(sig) != 64 || err != nil {
 		t.Errorf("an approval came back as %q %q %v", by, sig, err)
+	}
+	for _, s := range []string{whole[1:], whole[30:], whole[:len(whole)-2], whole[:len(whole)-4]} {
+		if _, _, err := parseApproval(s); !strings.HasSuffix(core.TextOf(err), "copy all of it, from DEVICE to the end") {
+			t.Errorf("the part %q: %v", s, err)
+		}
 	}
 	for _, s := range []string{"", "/", ".", "a/b", "a.b", "a.b/?", "./", "a.B/YQ"} {
 		if _, _, err := parseApproval(s); core.CodeOf(err) != core.Invalid {
