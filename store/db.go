@@ -13,6 +13,7 @@ import (
 	"database/sql"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -36,6 +37,7 @@ type Options struct {
 	URL        string       // "sqlite:PATH" or "postgres://…"
 	Homeserver string       // domain; event IDs depend on it, so it is fixed with the first Open
 	Log        *slog.Logger // nil: slog.Default()
+	Keep       bool         // leave the schema as it is: see Pending and DB.Migrate
 
 	maxPages int // SQLite: size bound in pages, for tests of a full disk
 }
@@ -73,7 +75,8 @@ type DB struct {
 	eng        engine
 	log        *slog.Logger
 	homeserver string
-	schema     string // name of the newest migration
+	schema     string   // name of the newest migration that it has, "" = none
+	pending    []string // names of those that it lacks
 
 	write   sync.Mutex // one Update at a time
 	writer  *session   // under write; nil after a failure, until the next Update
@@ -93,26 +96,43 @@ type head struct {
 
 var _ core.Store = (*DB)(nil)
 
-// Open opens the database, creates or migrates it, and locks it for this
-// process. Errors: Invalid for a URL or homeserver that does not fit,
+// Open opens the database, creates or migrates it unless o.Keep, and locks it for
+// this process. Errors: Invalid for a URL or homeserver that does not fit,
 // Unavailable if another process holds it or it cannot be reached, Unsupported
 // if a newer or a different Isthmus made it.
 func Open(ctx context.Context, o Options) (*DB, error) {
-	db, _, err := open(ctx, o)
-	return db, err
+	db, err := open(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if !o.Keep {
+		_, err = db.Migrate(ctx)
+	} else if db.schema != "" {
+		err = db.claim(ctx)
+	}
+	if err != nil {
+		db.Close()
+		return nil, err
+	}
+	return db, nil
 }
 
 // Migrate brings the schema up to date without keeping the database open, and
 // returns the names of the migrations it applied. It fails as Open does.
 func Migrate(ctx context.Context, o Options) ([]string, error) {
-	db, applied, err := open(ctx, o)
+	db, err := open(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	return applied, db.Close()
+	applied, err := db.Migrate(ctx)
+	if cerr := db.Close(); err == nil {
+		err = cerr
+	}
+	return applied, err
 }
 
-func open(ctx context.Context, o Options) (*DB, []string, error) {
+// open opens the database and looks at its schema.
+func open(ctx context.Context, o Options) (*DB, error) {
 	db := &DB{log: o.Log, homeserver: o.Homeserver,
 		heads: map[int64]head{}, keys: map[core.RoomID]int64{}, readers: make(chan *session, maxReaders)}
 	if db.log == nil {
@@ -123,25 +143,56 @@ func open(ctx context.Context, o Options) (*DB, []string, error) {
 	}
 	var err error
 	if db.eng, err = newEngine(ctx, o, db.log, &db.write); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	var applied []string
 	db.writer, err = db.session(ctx, true)
 	if err == nil {
-		applied, err = migrate(ctx, db.writer)
-		db.eng.migrated()
-	}
-	if err == nil {
-		db.schema, err = newestMigration()
-	}
-	if err == nil && o.Homeserver != "" {
-		err = db.claim(ctx)
+		db.schema, db.pending, err = migrate(ctx, db.writer, false)
 	}
 	if err != nil {
 		db.Close()
-		return nil, nil, err
+		return nil, err
 	}
-	return db, applied, nil
+	return db, nil
+}
+
+// Migrate brings the schema up to date, binds the database to its homeserver and
+// returns the names of the migrations it applied. It fails as Open does.
+func (db *DB) Migrate(ctx context.Context) ([]string, error) {
+	applied := db.pending
+	if len(applied) > 0 {
+		if err := db.migrate(ctx); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range applied {
+		db.log.Info("store: schema migrated", "migration", name)
+	}
+	return applied, db.claim(ctx)
+}
+
+func (db *DB) migrate(ctx context.Context) (err error) {
+	db.write.Lock()
+	defer db.write.Unlock()
+	for range maxReaders { // what they prepared is of the old schema
+		if s := <-db.readers; s != nil {
+			s.drop()
+		}
+		defer func() { db.readers <- nil }()
+	}
+	if db.writer == nil {
+		if db.writer, err = db.session(ctx, true); err != nil {
+			return err
+		}
+	}
+	if _, _, err = migrate(ctx, db.writer, true); err != nil {
+		db.writer.drop()
+		db.writer = nil
+		return err
+	}
+	db.eng.migrated()
+	db.schema, db.pending = db.pending[len(db.pending)-1], nil
+	return nil
 }
 
 func newEngine(ctx context.Context, o Options, log *slog.Logger, commits sync.Locker) (engine, error) {
@@ -157,6 +208,9 @@ func newEngine(ctx context.Context, o Options, log *slog.Logger, commits sync.Lo
 // claim binds the database to the homeserver: with another name every event ID
 // would change, and nothing would fit any more.
 func (db *DB) claim(ctx context.Context) error {
+	if db.homeserver == "" {
+		return nil
+	}
 	return db.Update(ctx, func(t core.Tx) error {
 		s := t.(*tx).s
 		if _, err := s.exec(`INSERT INTO settings (name, value) VALUES ('homeserver', $1) ON CONFLICT (name) DO NOTHING`, db.homeserver); err != nil {
@@ -173,8 +227,19 @@ func (db *DB) claim(ctx context.Context) error {
 	})
 }
 
-// Version names the engine and the newest migration, for people.
-func (db *DB) Version() string { return db.eng.name() + ", schema " + db.schema }
+// Version names the engine and the newest migration that the database has, for people.
+func (db *DB) Version() string {
+	if db.schema == "" {
+		return db.eng.name() + ", no schema yet"
+	}
+	return db.eng.name() + ", schema " + db.schema
+}
+
+// Schema is the name of the newest migration that the database has, "" before the first.
+// Pending names those of this version that it lacks: then Backup works, and reading
+// what this version's statements find.
+func (db *DB) Schema() string    { return db.schema }
+func (db *DB) Pending() []string { return slices.Clone(db.pending) }
 
 // Backup writes a consistent copy to file while everything goes on. The file
 // must not exist. PostgreSQL answers Unsupported: its own tool does that.

@@ -182,6 +182,86 @@ func TestMigratedValues(t *testing.T) {
 	})
 }
 
+// TestKeep looks at a database of the first schema and leaves it so, until it is told
+// to migrate.
+func TestKeep(t *testing.T) {
+	onEach(t, func(t *testing.T, b *bed) {
+		b.Close()
+		old, ctx := &bed{t: t, url: b.url + ".old"}, t.Context()
+		if !strings.HasPrefix(b.url, "sqlite:") {
+			s, err := postgres()
+			if err != nil {
+				t.Fatal(err)
+			}
+			old.url = s.database(t)
+		}
+		keep := func(wantSchema string, wantPending ...string) {
+			t.Helper()
+			db, err := Open(ctx, Options{URL: old.url, Homeserver: home, Keep: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { db.Close() })
+			if old.DB = db; db.Schema() != wantSchema || !slices.Equal(db.Pending(), wantPending) {
+				t.Errorf("schema %q lacks %q", db.Schema(), db.Pending())
+			}
+		}
+		for range 2 { // looking at an empty one makes nothing in it
+			keep("", "0001_init", "0002_large_values")
+			if v := old.Version(); !strings.HasSuffix(v, ", no schema yet") {
+				t.Error(v)
+			}
+			old.Close()
+		}
+		t.Run("first", func(t *testing.T) {
+			withSchema(t, func(f fstest.MapFS) { delete(f, "schema/0002_large_values.sql") })
+			old.open()
+			old.room("kept")
+			old.do(func(tx core.Tx) error { return tx.PutValue("bucket", "a", []byte("b")) })
+			old.Close()
+		})
+		value := func(r core.Reader) ([]byte, error) { return r.Value("bucket", "a") }
+		for range 2 {
+			keep("0001_init", "0002_large_values")
+			see(old, []byte("b"), value)
+			if s, ok := strings.CutPrefix(old.url, "sqlite:"); ok {
+				file := filepath.Join(t.TempDir(), "backup.db")
+				if err := old.Backup(ctx, file); err != nil {
+					t.Fatal(err)
+				}
+				if err := Check(ctx, file); err != nil {
+					t.Error(err)
+				}
+				t.Run("older", func(t *testing.T) { // the version before reads the copy and what was looked at
+					withSchema(t, func(f fstest.MapFS) { delete(f, "schema/0002_large_values.sql") })
+					for _, f := range []string{file, s} {
+						was := &bed{t: t, url: "sqlite:" + f}
+						if f == s {
+							old.Close()
+						}
+						was.open()
+						see(was, plainRoom("kept"), func(r core.Reader) (core.Room, error) { return r.Room(roomID("kept")) })
+						was.Close()
+					}
+				})
+			}
+			old.Close()
+		}
+		_, err := Open(ctx, Options{URL: old.url, Homeserver: "other.test", Keep: true})
+		refused(t, core.Invalid, err)
+		keep("0001_init", "0002_large_values")
+		see(old, []byte("b"), value) // and the reader goes on after the tables have changed
+		if applied, err := old.Migrate(ctx); err != nil || !slices.Equal(applied, []string{"0002_large_values"}) {
+			t.Errorf("applied %q, %v", applied, err)
+		}
+		see(old, []byte("b"), value)
+		old.do(func(tx core.Tx) error { return tx.PutValue("bucket", "a", []byte("c")) })
+		see(old, []byte("c"), value)
+		old.Close()
+		keep("0002_large_values")
+	})
+}
+
 // TestMigrationFullDisk leaves the first schema as it was where there is no room for the
 // second, and goes on when there is.
 func TestMigrationFullDisk(t *testing.T) {

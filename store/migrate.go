@@ -54,14 +54,6 @@ func migrations() ([]migration, error) {
 	return ms, nil
 }
 
-func newestMigration() (string, error) {
-	ms, err := migrations()
-	if err != nil || len(ms) == 0 {
-		return "", err
-	}
-	return ms[len(ms)-1].name, nil
-}
-
 const migrationsTable = `CREATE TABLE IF NOT EXISTS migrations (
 	number   BIGINT NOT NULL PRIMARY KEY,
 	name     TEXT NOT NULL,
@@ -69,46 +61,55 @@ const migrationsTable = `CREATE TABLE IF NOT EXISTS migrations (
 	applied  BIGINT NOT NULL
 )`
 
-// migrate applies what is missing, in one transaction, and returns the names.
+// migrate returns the name of the newest migration that the database has, "" if none,
+// and the names of those that it lacks. If apply, it applies these, in one transaction.
 // The writer's lock is held, so nobody else migrates at the same time.
-func migrate(ctx context.Context, s *session) (applied []string, err error) {
+func migrate(ctx context.Context, s *session, apply bool) (had string, missing []string, err error) {
 	inner, cancel := s.eng.bound(ctx, true)
 	defer cancel()
 	s.ctx, s.fault = inner, nil
 	if _, err := s.exec(s.eng.beginWrite()); err != nil {
-		return nil, err
+		return "", nil, err
 	}
+	end := "ROLLBACK" // also of the table, where it was only to be looked at
 	defer func() {
-		if err != nil {
-			applied = nil
-			s.exec("ROLLBACK") // the caller drops the connection
+		if _, eerr := s.exec(end); err == nil { // else the caller drops the connection
+			err = eerr
 		}
 	}()
 	if _, err := s.exec(migrationsTable); err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	known, err := migrations()
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	done, err := checkMigrations(s, known)
 	if err != nil {
-		return nil, err
+		return "", nil, err
+	}
+	if done > 0 {
+		had = known[done-1].name
 	}
 	for _, m := range known[done:] {
+		missing = append(missing, m.name)
+		if !apply {
+			continue
+		}
 		for _, q := range statements(m.text, s.eng.name()) {
 			if _, err := s.exec(q); err != nil {
-				return nil, fmt.Errorf("migration %s: %w", m.name, err)
+				return "", nil, fmt.Errorf("migration %s: %w", m.name, err)
 			}
 		}
 		if _, err := s.exec(`INSERT INTO migrations (number, name, checksum, applied) VALUES ($1, $2, $3, $4)`,
 			m.number, m.name, m.checksum, micros(time.Now())); err != nil {
-			return nil, err
+			return "", nil, err
 		}
-		applied = append(applied, m.name)
 	}
-	_, err = s.exec("COMMIT")
-	return applied, err
+	if apply {
+		end = "COMMIT"
+	}
+	return had, missing, nil
 }
 
 // checkMigrations compares what the database had with the files we know and
