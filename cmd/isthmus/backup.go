@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -45,11 +46,24 @@ func (c *cli) backupCommand() *cobra.Command {
 	return cmd
 }
 
+// writeBackup asks the running server for a copy. If none runs, it copies the database
+// as it is, in an older schema too: the copy is the way back to the version before.
 func (c *cli) writeBackup(ctx context.Context, file string) error {
-	conn, err := c.open(ctx)
+	cfg, err := c.config()
 	if err != nil {
 		return err
 	}
-	defer conn.close()
-	return conn.call(ctx, "backup", backupFile{file}, new(backupFile))
+	if r := dialControl(cfg.DataDir); r != nil {
+		defer r.close()
+		return r.call(ctx, "backup", backupFile{file}, new(backupFile))
+	}
+	if !hasDatabase(cfg) {
+		return noHomeserver(cfg)
+	}
+	db, err := openStore(ctx, cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return db.Backup(ctx, file)
 }

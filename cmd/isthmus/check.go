@@ -107,22 +107,25 @@ func checkDatabase(ctx context.Context, cfg *configs.Config) finding {
 		}
 		return finding{What: what, State: stateOK, Text: "in use by the running server, up since " + s.Started.UTC().Format("2006-01-02 15:04:05")}
 	}
-	o, err := storeOptions(cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
+	if _, err := storeOptions(cfg, nil); err != nil {
 		return finding{what, stateFailed, err.Error(), "see database in the configuration"}
 	}
-	file := filepath.Join(cfg.DataDir, databaseFile)
-	if _, err := os.Stat(file); os.IsNotExist(err) && cfg.Database.URL == "" && cfg.Database.URLFile == "" {
-		return finding{what, stateWarning, file + " does not exist yet", "the first `isthmus serve` makes it"}
+	if !hasDatabase(cfg) {
+		return finding{what, stateWarning, filepath.Join(cfg.DataDir, databaseFile) + " does not exist yet", "the first `isthmus serve` makes it"}
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
-	db, err := store.Open(ctx, o)
+	db, err := openStore(ctx, cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return finding{what, stateFailed, explain(err), databaseAdvice(err)}
 	}
 	defer db.Close()
-	return finding{What: what, State: stateOK, Text: db.Version()}
+	f := finding{What: what, State: stateOK, Text: db.Version()}
+	if len(db.Pending()) > 0 {
+		f.State, f.Text = stateWarning, f.Text+"; serve or migrate brings it to "+newestOf(db)
+		f.Advice = "back up before: the schema goes forward only"
+	}
+	return f
 }
 
 func databaseAdvice(err error) string {

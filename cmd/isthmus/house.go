@@ -46,6 +46,43 @@ func storeOptions(cfg *configs.Config, log *slog.Logger) (store.Options, error) 
 	return store.Options{URL: url.Reveal(), Homeserver: cfg.Domain, Log: log}, nil
 }
 
+// openStore opens cfg's database with the schema that it has.
+func openStore(ctx context.Context, cfg *configs.Config, log *slog.Logger) (*store.DB, error) {
+	o, err := storeOptions(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	o.Keep = true
+	return store.Open(ctx, o)
+}
+
+// openCurrent opens cfg's database with the schema of this version: serve migrates an
+// older one, and every other command refuses it, for after a look there must still be a
+// way back to the version before. A new database has nothing to go back to.
+func openCurrent(ctx context.Context, cfg *configs.Config, log *slog.Logger, migrate bool) (*store.DB, error) {
+	db, err := openStore(ctx, cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case migrate || db.Schema() == "":
+		_, err = db.Migrate(ctx)
+	case len(db.Pending()) > 0:
+		err = core.Errorf(core.Unsupported, "the database has an older schema, %s: back it up, then `isthmus migrate` or `isthmus serve` brings it to %s", db.Schema(), newestOf(db))
+	}
+	if err != nil {
+		db.Close()
+		return nil, err
+	}
+	return db, nil
+}
+
+// newestOf is the schema that migrating an older one comes to.
+func newestOf(db *store.DB) string {
+	p := db.Pending()
+	return p[len(p)-1]
+}
+
 // openHouse opens the store, which takes its lock, and prepares the runtime;
 // with bridges, it opens their listeners too.
 func openHouse(ctx context.Context, cfg *configs.Config, log *slog.Logger, withBridges bool) (*house, error) {
@@ -53,12 +90,8 @@ func openHouse(ctx context.Context, cfg *configs.Config, log *slog.Logger, withB
 	if err != nil {
 		return nil, err
 	}
-	o, err := storeOptions(cfg, log)
-	if err != nil {
-		return nil, err
-	}
 	h := &house{cfg: cfg, key: key, log: log, reg: prometheus.NewRegistry()}
-	if h.db, err = store.Open(ctx, o); err != nil {
+	if h.db, err = openCurrent(ctx, cfg, log, withBridges); err != nil {
 		return nil, err
 	}
 	h.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -104,6 +137,19 @@ func (h *house) admin() *admin {
 	return a
 }
 
+// hasDatabase reports whether there is a database to look at: opening SQLite's would make it.
+func hasDatabase(cfg *configs.Config) bool {
+	if cfg.Database.URL != "" || cfg.Database.URLFile != "" {
+		return true
+	}
+	_, err := os.Stat(filepath.Join(cfg.DataDir, databaseFile))
+	return !os.IsNotExist(err)
+}
+
+func noHomeserver(cfg *configs.Config) error {
+	return core.Errorf(core.NotFound, "there is no homeserver in %s: `isthmus init` or `isthmus serve` makes one", cfg.DataDir)
+}
+
 // open returns a caller for one command: to the server that runs on the data
 // directory, or to the store itself if none does.
 func (c *cli) open(ctx context.Context) (caller, error) {
@@ -115,7 +161,7 @@ func (c *cli) open(ctx context.Context) (caller, error) {
 		return r, nil
 	}
 	if _, err := os.Stat(cfg.Path(cfg.KeyFile)); err != nil {
-		return nil, core.Errorf(core.NotFound, "there is no homeserver in %s: `isthmus init` or `isthmus serve` makes one", cfg.DataDir)
+		return nil, noHomeserver(cfg)
 	}
 	h, err := openHouse(ctx, cfg, slog.New(slog.DiscardHandler), false)
 	if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -37,6 +38,7 @@ const scriptPatience = 90 * time.Second
 //	get PATH        fetch from the HTTP address: the status and body become stdout
 //	answers URL     wait until something answers there
 //	mode FILE OCTAL the file has this mode
+//	oldschema FILE  the SQLite database has the first schema
 //
 // $IRC and $HTTP are free addresses, $MATRIX_PORT a free port; ISTHMUS_HTTP_ADDRESS
 // is set to $HTTP. $SYNAPSE_PYTHON $SYNAPSE runs a real Matrix homeserver.
@@ -63,6 +65,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"isthmus": codes.isthmus, "code": codes.check,
 			"ready": scriptReady, "signal": scriptSignal, "motd": scriptMOTD, "get": scriptGet, "answers": scriptAnswers, "mode": scriptMode,
+			"oldschema": scriptOldSchema,
 		},
 	})
 }
@@ -122,6 +125,18 @@ func fetch(ts *testscript.TestScript, path string) (*http.Response, []byte, erro
 	defer r.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
 	return r, body, err
+}
+
+// scriptOldSchema takes migration 0002 back in an SQLite file, as the version before
+// would have left it.
+func scriptOldSchema(ts *testscript.TestScript, _ bool, args []string) {
+	db, err := sql.Open("sqlite", ts.MkAbs(args[0]))
+	ts.Check(err)
+	defer db.Close()
+	_, err = db.Exec(`CREATE TABLE was (bucket TEXT NOT NULL, name TEXT NOT NULL, data BYTEA NOT NULL, PRIMARY KEY (bucket, name)) WITHOUT ROWID;
+		INSERT INTO was SELECT bucket, name, data FROM kv; DROP TABLE kv; ALTER TABLE was RENAME TO kv;
+		DELETE FROM migrations WHERE number = 2`)
+	ts.Check(err)
 }
 
 func scriptReady(ts *testscript.TestScript, _ bool, _ []string) {
