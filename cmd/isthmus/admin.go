@@ -87,10 +87,11 @@ type statusInfo struct {
 	Domain  string    `json:"domain"`
 	Version string    `json:"version"`
 	Started time.Time `json:"started"`
+	Key     []byte    `json:"key,omitempty"` // the public one; none from an older server
 }
 
 func (a *admin) status(context.Context, nothing) (statusInfo, error) {
-	return statusInfo{Domain: a.domain, Version: version().Version, Started: a.started}, nil
+	return statusInfo{Domain: a.domain, Version: version().Version, Started: a.started, Key: a.key.Public().(ed25519.PublicKey)}, nil
 }
 
 // roomID reads what people type: a channel name, or a room's URI.

@@ -59,8 +59,9 @@ func (c *cli) check(ctx context.Context) error {
 		name = "built-in default"
 	}
 	found := []finding{{What: "configuration", State: stateOK, Text: name}}
-	found = append(found, checkSecrets(cfg)...)
-	found = append(found, checkDatabase(ctx, cfg), checkDisk(cfg))
+	database, key := checkDatabase(ctx, cfg)
+	found = append(found, checkSecrets(cfg, key)...)
+	found = append(found, database, checkDisk(cfg))
 	found = append(found, checkCertificates(cfg, time.Now())...)
 	found = append(found, checkMatrix(ctx, cfg)...)
 	err = c.show(found, func(w io.Writer) {
@@ -79,10 +80,13 @@ func (c *cli) check(ctx context.Context) error {
 	return err
 }
 
-func checkSecrets(cfg *configs.Config) (out []finding) {
+// checkSecrets looks at the files; key is what the database says to the homeserver's.
+func checkSecrets(cfg *configs.Config, key error) (out []finding) {
 	for _, s := range secretFiles(cfg) {
 		info, err := os.Stat(s.path)
 		switch {
+		case s.key == keyFileKey && key != nil:
+			out = append(out, finding{s.key, stateFailed, explain(key), "it is in your backup; see Backup and restore in docs/OPERATING.md"})
 		case os.IsNotExist(err):
 			out = append(out, finding{s.key, stateWarning, s.path + " does not exist yet", "the first `isthmus serve` makes it"})
 		case err != nil:
@@ -97,35 +101,40 @@ func checkSecrets(cfg *configs.Config) (out []finding) {
 	return out
 }
 
-func checkDatabase(ctx context.Context, cfg *configs.Config) finding {
+// checkDatabase also compares the homeserver's key with the one that the database, or
+// the server that runs on it, knows.
+func checkDatabase(ctx context.Context, cfg *configs.Config) (f finding, key error) {
 	const what = "database"
 	if r := dialControl(cfg.DataDir); r != nil {
 		defer r.close()
 		var s statusInfo
 		if err := r.call(ctx, "status", nothing{}, &s); err != nil {
-			return finding{what, stateFailed, "a server runs but does not answer: " + explain(err), "look at its log"}
+			return finding{what, stateFailed, "a server runs but does not answer: " + explain(err), "look at its log"}, nil
 		}
-		return finding{What: what, State: stateOK, Text: "in use by the running server, up since " + s.Started.UTC().Format("2006-01-02 15:04:05")}
+		if s.Key != nil {
+			key = compareKey(cfg, s.Key)
+		}
+		return finding{What: what, State: stateOK, Text: "in use by the running server, up since " + s.Started.UTC().Format("2006-01-02 15:04:05")}, key
 	}
 	if _, err := storeOptions(cfg, nil); err != nil {
-		return finding{what, stateFailed, err.Error(), "see database in the configuration"}
+		return finding{what, stateFailed, err.Error(), "see database in the configuration"}, nil
 	}
 	if !hasDatabase(cfg) {
-		return finding{what, stateWarning, filepath.Join(cfg.DataDir, databaseFile) + " does not exist yet", "the first `isthmus serve` makes it"}
+		return finding{what, stateWarning, filepath.Join(cfg.DataDir, databaseFile) + " does not exist yet", "the first `isthmus serve` makes it"}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
 	db, err := openStore(ctx, cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
-		return finding{what, stateFailed, explain(err), databaseAdvice(err)}
+		return finding{what, stateFailed, explain(err), databaseAdvice(err)}, nil
 	}
 	defer db.Close()
-	f := finding{What: what, State: stateOK, Text: db.Version()}
+	f = finding{What: what, State: stateOK, Text: db.Version()}
 	if len(db.Pending()) > 0 {
 		f.State, f.Text = stateWarning, f.Text+"; serve or migrate brings it to "+newestOf(db)
 		f.Advice = "back up before: the schema goes forward only"
 	}
-	return f
+	return f, checkKey(ctx, cfg, db)
 }
 
 func databaseAdvice(err error) string {

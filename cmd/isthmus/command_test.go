@@ -224,7 +224,7 @@ func TestIRCConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := makeSecrets(cfg); err != nil {
+	if _, err := makeSecrets(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
 	c, err := ircConfig(cfg)
@@ -248,7 +248,7 @@ func TestMakeSecrets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	made, err := makeSecrets(cfg)
+	made, err := makeSecrets(t.Context(), cfg)
 	if err != nil || len(made) != 2 {
 		t.Fatalf("made %v, %v", made, err)
 	}
@@ -256,7 +256,7 @@ func TestMakeSecrets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	made, err = makeSecrets(cfg)
+	made, err = makeSecrets(t.Context(), cfg)
 	again, rerr := readKey(cfg)
 	if err != nil || rerr != nil || len(made) != 0 || !key.Equal(again) {
 		t.Errorf("the second time: made %v, %v, %v", made, err, rerr)

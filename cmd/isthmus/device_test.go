@@ -18,7 +18,7 @@ func TestRefusedDeviceIsShownWithProof(t *testing.T) {
 	c := &cli{dataDir: t.TempDir(), environ: []string{configs.EnvPrefix + "DOMAIN=a.example"}}
 	cfg, err := c.config()
 	if err == nil {
-		_, err = makeSecrets(cfg)
+		_, err = makeSecrets(t.Context(), cfg)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -58,13 +58,15 @@ func openStore(ctx context.Context, cfg *configs.Config, log *slog.Logger) (*sto
 
 // openCurrent opens cfg's database with the schema of this version: serve migrates an
 // older one, and every other command refuses it, for after a look there must still be a
-// way back to the version before. A new database has nothing to go back to.
+// way back to the version before. A new database has nothing to go back to. With a key
+// that is not the homeserver's, nothing is changed.
 func openCurrent(ctx context.Context, cfg *configs.Config, log *slog.Logger, migrate bool) (*store.DB, error) {
 	db, err := openStore(ctx, cfg, log)
 	if err != nil {
 		return nil, err
 	}
-	switch {
+	switch err = checkKey(ctx, cfg, db); {
+	case err != nil:
 	case migrate || db.Schema() == "":
 		_, err = db.Migrate(ctx)
 	case len(db.Pending()) > 0:
@@ -86,12 +88,13 @@ func newestOf(db *store.DB) string {
 // openHouse opens the store, which takes its lock, and prepares the runtime;
 // with bridges, it opens their listeners too.
 func openHouse(ctx context.Context, cfg *configs.Config, log *slog.Logger, withBridges bool) (*house, error) {
-	key, err := readKey(cfg)
-	if err != nil {
+	h := &house{cfg: cfg, log: log, reg: prometheus.NewRegistry()}
+	var err error
+	if h.db, err = openCurrent(ctx, cfg, log, withBridges); err != nil {
 		return nil, err
 	}
-	h := &house{cfg: cfg, key: key, log: log, reg: prometheus.NewRegistry()}
-	if h.db, err = openCurrent(ctx, cfg, log, withBridges); err != nil {
+	if h.key, err = readKey(cfg); err != nil {
+		h.db.Close()
 		return nil, err
 	}
 	h.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -103,7 +106,7 @@ func openHouse(ctx context.Context, cfg *configs.Config, log *slog.Logger, withB
 	var bs []bridges.Bridge
 	agreed := newAgreement(log, h.reg)
 	if withBridges {
-		if h.nets, err = openNetworks(ctx, cfg, nativeParts{key, block, agreed.awake.Load}, h.reg, log); err != nil {
+		if h.nets, err = openNetworks(ctx, cfg, nativeParts{h.key, block, agreed.awake.Load}, h.reg, log); err != nil {
 			h.db.Close()
 			return nil, err
 		}
@@ -112,7 +115,7 @@ func openHouse(ctx context.Context, cfg *configs.Config, log *slog.Logger, withB
 	h.rt = bridges.NewRuntime(bridges.RuntimeConfig{
 		Store: h.db,
 		Engine: func() bridges.Decider {
-			return agreed.decider(core.Config{Homeserver: cfg.Domain, Key: key, Block: block})
+			return agreed.decider(core.Config{Homeserver: cfg.Domain, Key: h.key, Block: block})
 		},
 		Bridges:    bs,
 		Log:        log,
@@ -161,6 +164,9 @@ func (c *cli) open(ctx context.Context) (caller, error) {
 		return r, nil
 	}
 	if _, err := os.Stat(cfg.Path(cfg.KeyFile)); err != nil {
+		if err := missingKey(ctx, cfg); err != nil {
+			return nil, err
+		}
 		return nil, noHomeserver(cfg)
 	}
 	h, err := openHouse(ctx, cfg, slog.New(slog.DiscardHandler), false)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -39,7 +40,7 @@ func (c *cli) initCommand() *cobra.Command {
 		Example: "  isthmus init --domain chat.example.org\n" +
 			"  isthmus init --domain chat.example.org --matrix-server example.org --matrix-url http://127.0.0.1:8008",
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return c.init(o) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.init(cmd.Context(), o) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.domain, "domain", "", "the homeserver's DNS `name`")
@@ -53,7 +54,7 @@ func (c *cli) initCommand() *cobra.Command {
 	return cmd
 }
 
-func (c *cli) init(o initOptions) error {
+func (c *cli) init(ctx context.Context, o initOptions) error {
 	file := c.configFile
 	if file == "" {
 		file = defaultConfigFile
@@ -71,7 +72,7 @@ func (c *cli) init(o initOptions) error {
 	} else if err != nil {
 		return err
 	}
-	made, err := makeSecrets(cfg)
+	made, err := makeSecrets(ctx, cfg)
 	if err != nil {
 		return err
 	}

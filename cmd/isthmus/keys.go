@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
@@ -9,15 +10,22 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/isthmus-chat/isthmus/bridges/native"
 	"github.com/isthmus-chat/isthmus/configs"
+	"github.com/isthmus-chat/isthmus/core"
+	"github.com/isthmus-chat/isthmus/store"
 )
 
 // secretOctets is the strength of tokens and of the cloak secret: 256 bits.
 const secretOctets = 32
+
+// keyFileKey is the configuration key that names the file with the homeserver's key.
+const keyFileKey = "key_file"
 
 // A secretFile is a file that the configuration names and that isthmus makes.
 type secretFile struct {
@@ -30,7 +38,7 @@ type secretFile struct {
 // each Matrix homeserver's tokens, unless they stand in the configuration.
 func secretFiles(cfg *configs.Config) []secretFile {
 	files := []secretFile{
-		{"key_file", cfg.Path(cfg.KeyFile), newKey},
+		{keyFileKey, cfg.Path(cfg.KeyFile), newKey},
 		{"irc.cloak_secret_file", cfg.Path(cfg.IRC.CloakSecretFile), newToken},
 	}
 	if a := cfg.API; a.Registration == native.RegistrationToken && a.RegistrationToken == "" {
@@ -48,12 +56,21 @@ func secretFiles(cfg *configs.Config) []secretFile {
 }
 
 // makeSecrets makes the data directory and those secret files that do not exist,
-// and returns which it made. An existing file is never written to.
-func makeSecrets(cfg *configs.Config) (made []string, err error) {
+// and returns which it made. An existing file is never written to, and no key is made
+// for a homeserver that has had one: Denied says to put that back. Where the database
+// cannot be asked now, the key is left for later.
+func makeSecrets(ctx context.Context, cfg *configs.Config) (made []string, err error) {
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return nil, &configs.Error{Problems: []string{"data_dir: " + err.Error()}}
 	}
+	asked := missingKey(ctx, cfg)
+	if asked != nil && core.CodeOf(asked) != core.Unavailable {
+		return nil, asked
+	}
 	for _, s := range secretFiles(cfg) {
+		if s.key == keyFileKey && asked != nil {
+			continue
+		}
 		text, err := s.make()
 		if err != nil {
 			return made, err
@@ -103,6 +120,61 @@ func newToken() ([]byte, error) {
 	b := make([]byte, secretOctets)
 	rand.Read(b) // never fails: it ends the program if the system has no randomness
 	return []byte(base64.RawURLEncoding.EncodeToString(b) + "\n"), nil
+}
+
+// missingKey returns nil if the file with the homeserver's key is there, or if it is
+// missing because there was no key yet.
+func missingKey(ctx context.Context, cfg *configs.Config) error {
+	if _, err := os.Stat(cfg.Path(cfg.KeyFile)); !errors.Is(err, fs.ErrNotExist) || !hasDatabase(cfg) {
+		return nil
+	}
+	db, err := openStore(ctx, cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return checkKey(ctx, cfg, db)
+}
+
+// checkKey holds the homeserver's key against its record in the database, if it has one.
+func checkKey(ctx context.Context, cfg *configs.Config, db *store.DB) error {
+	if db.Schema() == "" {
+		return nil
+	}
+	var known []ed25519.PublicKey
+	err := db.View(ctx, func(r core.Reader) error {
+		chain, err := core.HomeserverOf(r, cfg.Domain)
+		if core.CodeOf(err) == core.NotFound {
+			return nil // it has never served
+		}
+		if err != nil {
+			return err
+		}
+		for _, k := range chain.Head().Keys {
+			known = append(known, k.Key)
+		}
+		return nil
+	})
+	if err != nil || known == nil {
+		return err
+	}
+	return compareKey(cfg, known...)
+}
+
+// compareKey is Denied unless the key in the file is one of known.
+func compareKey(cfg *configs.Config, known ...ed25519.PublicKey) error {
+	file := absolute(cfg.Path(cfg.KeyFile))
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		return core.Errorf(core.Denied, "%s is missing, and no new key would do: the database has a record of the key of %s. Put the old file back", file, cfg.Domain)
+	}
+	key, err := readKey(cfg)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(known, func(k ed25519.PublicKey) bool { return k.Equal(key.Public()) }) {
+		return core.Errorf(core.Denied, "%s is not the key of %s that the database has a record of: put the old file back", file, cfg.Domain)
+	}
+	return nil
 }
 
 // readKey reads the homeserver's key.

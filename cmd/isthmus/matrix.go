@@ -46,12 +46,14 @@ func (c *cli) registrationCommand() *cobra.Command {
 		Long: "registration matrix prints the file that the Matrix homeserver's configuration names under\n" +
 			"app_service_config_files. It holds secrets. Tokens that do not exist yet are made.",
 		Example: "  isthmus registration matrix > /etc/matrix-synapse/isthmus.yaml",
-		RunE:    func(_ *cobra.Command, args []string) error { return c.registration(strings.Join(args, "")) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.registration(cmd.Context(), strings.Join(args, ""))
+		},
 	})
 	return cmd
 }
 
-func (c *cli) registration(name string) error {
+func (c *cli) registration(ctx context.Context, name string) error {
 	cfg, err := c.config()
 	if err != nil {
 		return err
@@ -60,7 +62,7 @@ func (c *cli) registration(name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := makeSecrets(cfg); err != nil {
+	if _, err := makeSecrets(ctx, cfg); err != nil {
 		return err
 	}
 	mc, err := matrixConfig(cfg, m)

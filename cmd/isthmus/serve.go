@@ -55,7 +55,7 @@ func (c *cli) serve(ctx context.Context, flags func(*configs.Config)) error {
 	}
 	level := new(slog.LevelVar)
 	log := newLog(c.err, cfg, level)
-	made, err := makeSecrets(cfg)
+	made, err := makeSecrets(ctx, cfg)
 	if err != nil {
 		return err
 	}
