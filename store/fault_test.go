@@ -30,7 +30,15 @@ func TestOneProcess(t *testing.T) {
 	onEach(t, func(t *testing.T, b *bed) {
 		_, err := Open(context.Background(), Options{URL: b.url, Homeserver: home})
 		refused(t, core.Unavailable, err)
-		if err == nil || !strings.Contains(core.TextOf(err), "another process") {
+		u, uerr := url.Parse(b.url)
+		if uerr != nil {
+			t.Fatal(uerr)
+		}
+		where := strings.TrimPrefix(u.Path, "/") + " on " + u.Host
+		if path, ok := strings.CutPrefix(b.url, "sqlite:"); ok {
+			where = path
+		}
+		if err == nil || core.TextOf(err) != "another process has this database open: "+where {
 			t.Errorf("unclear: %v", err)
 		}
 		b.room("still") // the holder is not disturbed

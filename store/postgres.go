@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strconv"
 	"strings"
 	"time"
 
@@ -93,10 +94,16 @@ func (e *postgresEngine) open(ctx context.Context, writer bool) (*sql.Conn, erro
 		}
 		if time.Now().After(end) || ctx.Err() != nil {
 			e.drop(c)
-			return nil, core.Errorf(core.Unavailable, "another process has this database open")
+			return nil, core.Errorf(core.Unavailable, "another process has this database open: %s", e.place())
 		}
 		time.Sleep(lockPause)
 	}
+}
+
+// place names the database, for people: without the password.
+func (e *postgresEngine) place() string {
+	c := e.pool.Config().ConnConfig
+	return c.Database + " on " + net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))
 }
 
 func (e *postgresEngine) drop(c *sql.Conn) {

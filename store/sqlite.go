@@ -65,7 +65,7 @@ func newSQLite(path string, maxPages int, log *slog.Logger, commits sync.Locker)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, unavailable("the database directory cannot be made", err)
 	}
-	lock, err := lockFile(path + ".lock")
+	lock, err := lockFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -99,16 +99,16 @@ func fileURI(path, mode string) string {
 	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?mode=" + mode
 }
 
-// lockFile takes the lock that says which process owns the database. The kernel
-// frees it when the process ends, however it ends; the file stays.
+// lockFile takes the lock that says which process owns the database at path. The kernel
+// frees it when the process ends, however it ends; the file, beside the database, stays.
 func lockFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, unavailable("the database's lock file cannot be opened", err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
-		return nil, unavailable("another process has this database open", err)
+		return nil, unavailable("another process has this database open: "+path, err)
 	}
 	return f, nil
 }
