@@ -132,17 +132,55 @@ func (a *admin) usersOf(r core.Reader, name string) ([]core.UserURI, error) {
 	return users, err
 }
 
-// device finds a device by what people write for it.
+// device finds a device by what people write for it: its URI, the ID of one of this
+// homeserver's, or the first letters of that.
 func (a *admin) device(r core.Reader, s string) (core.Device, error) {
 	uri, err := core.ParseDeviceURI(s)
 	if err != nil {
-		uri = core.NewDeviceURI(a.domain, s)
+		uri = core.NewDeviceURI(a.domain, strings.ToLower(s))
 	}
 	d, err := core.DeviceOf(r, uri)
-	if core.CodeOf(err) == core.NotFound {
-		err = core.Errorf(core.NotFound, "no device %s is known", screenLine(s))
+	if core.CodeOf(err) != core.NotFound {
+		return d, err
 	}
-	return d, err
+	if id := uri.ID(); id == strings.ToLower(s) && len(id) < core.Base32.EncodedLen(deviceIDSize) {
+		return a.deviceBegins(r, id)
+	}
+	return d, core.Errorf(core.NotFound, "no device %s is known", screenLine(s))
+}
+
+// deviceBegins finds the one device of this homeserver whose ID begins so. Conflict:
+// several do, also where all but one are revoked.
+func (a *admin) deviceBegins(r core.Reader, id string) (found core.Device, err error) {
+	if len(id) < leastPrefix {
+		return found, core.Errorf(core.Invalid, "%q is too short: write at least %d letters of the device", screenLine(id), leastPrefix)
+	}
+	users, err := a.usersOf(r, "")
+	if err == nil && len(users) >= maxListed {
+		err = core.Errorf(core.TooLarge, "too many accounts to look for first letters: write all of the device")
+	}
+	if err != nil {
+		return found, err
+	}
+	for _, u := range users {
+		devices, err := core.DevicesOf(r, u)
+		if err != nil {
+			return found, err
+		}
+		for _, d := range devices {
+			switch {
+			case !d.Local || !strings.HasPrefix(d.URI.ID(), id):
+			case found.URI != "":
+				return found, core.Errorf(core.Conflict, "several devices begin with %s: write more of it, as `isthmus device list` does", id)
+			default:
+				found = d
+			}
+		}
+	}
+	if found.URI == "" {
+		err = core.Errorf(core.NotFound, "no device %s is known: `isthmus device list` has them", screenLine(id))
+	}
+	return found, err
 }
 
 func (a *admin) deviceShow(ctx context.Context, req deviceRef) (out deviceInfo, err error) {
@@ -215,7 +253,8 @@ func (a *admin) deviceRevoke(ctx context.Context, req deviceRef) (deviceInfo, er
 }
 
 func (c *cli) deviceCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "device", Short: "See which devices users have, and revoke one", Args: cobra.NoArgs, RunE: needsSubcommand}
+	cmd := &cobra.Command{Use: "device", Short: "See which devices users have, and revoke one", Args: cobra.NoArgs, RunE: needsSubcommand,
+		Long: fmt.Sprintf("See which devices users have, and revoke one.\n\nDEVICE is its URI or what `isthmus device list` shows, or of that the first letters:\nat least %d, and as many as no other device of this homeserver begins with.", leastPrefix)}
 	app := &chatApp{cli: c}
 	app.open = app.openProfile
 	link := app.deviceVerb("link DEVICE", "Say on your own device that another is yours: as `isthmus chat devices link`", "This device says now that %s is yours.\n", chatter.Link)
