@@ -15,7 +15,7 @@ import (
 func (c *cli) backupCommand() *cobra.Command {
 	var checkOnly bool
 	cmd := &cobra.Command{
-		Use: "backup FILE", Short: "Copy the SQLite database while it is in use, and check the copy", Args: cobra.ExactArgs(1),
+		Use: "backup FILE", Short: "Copy the SQLite database while it is in use, and check the copy", Args: oneFile,
 		Long: "backup writes a consistent copy of the database to FILE, which must not exist, and checks it:\n" +
 			"every page, every room's log, every record. With --check it checks a copy that was made before.\n\n" +
 			"To restore, stop the server, put the file in place of isthmus.db in the data directory\n" +
@@ -44,6 +44,14 @@ func (c *cli) backupCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&checkOnly, "check", false, "write nothing; check FILE, a copy made before")
 	return cmd
+}
+
+// oneFile is cobra.ExactArgs(1) in the words of backup.
+func oneFile(_ *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return &usageError{"backup needs FILE, one: the copy that it writes, or with --check the one that it checks"}
+	}
+	return nil
 }
 
 // writeBackup asks the running server for a copy. If none runs, it copies the database

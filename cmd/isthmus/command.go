@@ -87,8 +87,12 @@ func (c *cli) fail(err error) {
 		json.NewEncoder(c.err).Encode(o)
 		return
 	}
-	for line := range strings.Lines(explain(err)) {
+	text, meant, _ := strings.Cut(explain(err), "\n\nDid you mean this?\n") // cobra's words
+	for line := range strings.Lines(text) {
 		fmt.Fprintf(c.err, "isthmus: %s\n", screenLine(line)) // it may be in the words of a homeserver
+	}
+	if words := strings.Fields(meant); len(words) > 0 {
+		fmt.Fprintf(c.err, "isthmus: did you mean %s?\n", screenLine(strings.Join(words, " or ")))
 	}
 	switch {
 	case c.started:
