@@ -159,13 +159,16 @@ func open(ctx context.Context, o Options) (*DB, error) {
 // Migrate brings the schema up to date, binds the database to its homeserver and
 // returns the names of the migrations it applied. It fails as Open does.
 func (db *DB) Migrate(ctx context.Context) ([]string, error) {
-	applied := db.pending
+	had, applied := db.schema, db.pending
 	if len(applied) > 0 {
 		if err := db.migrate(ctx); err != nil {
 			return nil, err
 		}
 	}
 	for _, name := range applied {
+		if had == "" {
+			break // a new database is nothing that an operator needs to know was changed
+		}
 		db.log.Info("store: schema migrated", "migration", name)
 	}
 	return applied, db.claim(ctx)
