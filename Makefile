@@ -35,7 +35,7 @@ run:
 	go run ./cmd/isthmus serve
 
 build:
-	CGO_ENABLED=0 go build -trimpath -o isthmus ./cmd/isthmus
+	CGO_ENABLED=0 go build -trimpath -ldflags "-X main.revision=$$(git describe --tags --always --dirty 2>/dev/null)" -o isthmus ./cmd/isthmus
 
 test: vet unit vectors sim peers interop fuzz
 

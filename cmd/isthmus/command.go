@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -117,6 +118,7 @@ func (c *cli) root() *cobra.Command {
 		Short:         "Encrypted rooms across homeservers, and channels for IRC clients that link to Matrix rooms",
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Version:       version().Version,
 		PersistentPreRun: func(*cobra.Command, []string) {
 			c.started = true
 		},
@@ -124,6 +126,7 @@ func (c *cli) root() *cobra.Command {
 	root.SetIn(c.in)
 	root.SetOut(c.out)
 	root.SetErr(c.err)
+	root.SetVersionTemplate(version().String() + "\n")
 	f := root.PersistentFlags()
 	f.StringVar(&c.configFile, "config", "", "configuration `file` (default isthmus.yaml if it exists, else the built-in default)")
 	f.StringVar(&c.dataDir, "data", "", "data `directory`, instead of data_dir")
@@ -178,7 +181,7 @@ func (c *cli) versionCommand() *cobra.Command {
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			v := version()
-			return c.show(v, func(w io.Writer) { fmt.Fprintf(w, "isthmus %s (%s)\n", v.Version, v.Go) })
+			return c.show(v, func(w io.Writer) { fmt.Fprintln(w, v) })
 		},
 	}
 }
@@ -188,16 +191,22 @@ type versionInfo struct {
 	Go      string `json:"go"`
 }
 
-// version is what the build recorded: a release's tag, or the commit.
+func (v versionInfo) String() string { return fmt.Sprintf("isthmus %s (%s)", v.Version, v.Go) }
+
+// revision is what `make build` sets: git's tag or commit, with -dirty after it if the
+// tree has changes. Go's own stamp is not enough: it is off where GOFLAGS says so.
+var revision string
+
+// version is revision, or else what Go recorded: a release's tag, or a pseudo-version.
 func version() versionInfo {
-	v := versionInfo{Version: "devel", Go: "unknown"}
+	v := versionInfo{Version: cmp.Or(revision, "devel"), Go: "unknown"}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return v
 	}
 	v.Go = info.GoVersion
-	if info.Main.Version != "" && info.Main.Version != "(devel)" {
-		v.Version = info.Main.Version
+	if m := info.Main.Version; revision == "" && m != "" && m != "(devel)" {
+		v.Version = m
 	}
 	return v
 }

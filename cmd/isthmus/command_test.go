@@ -115,6 +115,23 @@ func TestControlSocketLeftBehind(t *testing.T) {
 	}
 }
 
+// What the Makefile sets comes before what Go recorded.
+func TestVersion(t *testing.T) {
+	defer func(was string) { revision = was }(revision)
+	revision = "v1.2.3-4-gabcdef0-dirty"
+	if got := version(); got.Version != revision || !strings.HasPrefix(got.String(), "isthmus "+revision+" (go1") {
+		t.Errorf("%+v says %q", got, got)
+	}
+	revision = ""
+	if got := version(); got.Version == "" {
+		t.Errorf("nothing recorded: %+v", got)
+	}
+	makefile, err := os.ReadFile(filepath.Join(root, "Makefile"))
+	if err != nil || !strings.Contains(string(makefile), "-X main.revision=") {
+		t.Errorf("the Makefile does not set main.revision: %v", err)
+	}
+}
+
 func TestChannelFold(t *testing.T) {
 	for mapping, want := range map[string]string{"ascii": "abc[]\\^{}|~ä", "rfc1459": "abc{}|~{}|~ä"} {
 		cfg := new(configs.Config)
