@@ -123,6 +123,9 @@ func (c *cli) welcome(h *house, made []string) {
 		}
 		fmt.Fprintf(w, "  HTTP  %s://%s: /healthz /readyz /metrics\n", scheme, a)
 	}
+	if a := h.cfg.Federation.Address; a != "" {
+		fmt.Fprintf(w, "  Peers %s, as %s: isthmus peer list\n", a, h.cfg.Domain)
+	}
 	fmt.Fprintf(w, "  Data  %s\n", absolute(h.cfg.DataDir))
 	for _, m := range made {
 		if filepath.Base(m) == filepath.Base(h.cfg.KeyFile) {
