@@ -57,9 +57,9 @@ func printRooms(w io.Writer, l roomList) {
 		fmt.Fprintln(w, "No rooms yet: join a channel with an IRC client, or use `isthmus room create`.")
 		return
 	}
-	fmt.Fprintln(w, "ROOM\tKIND\tJOINED\tEVENTS\tLINKS\tTOPIC")
+	fmt.Fprintln(w, "ROOM\tKIND\tJOINED\tEVENTS\tLINKS\tADDRESS\tTOPIC")
 	for _, r := range l.Rooms {
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%s\n", r.Name, r.Kind, r.Joined, r.Events, len(r.Links), clip(r.Topic))
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%s\t%s\n", clip(r.Name), r.Kind, r.Joined, r.Events, len(r.Links), r.Room, clip(r.Topic))
 	}
 	if l.More {
 		fmt.Fprintf(w, "Only the first %d are listed.\n", len(l.Rooms))
