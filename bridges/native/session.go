@@ -29,7 +29,7 @@ const (
 	basicLife     = time.Hour // of the session that stands for a password in a header: a stream may last so long
 )
 
-var errNoSession = core.Errorf(core.Unauthenticated, "a session is needed: POST /v1/sessions opens one")
+var errNoSession = core.Errorf(core.Unauthenticated, "a session is needed: POST /v1/sessions opens one; for Channels an account's name and password do (curl -u NAME)")
 
 // errProof is the one answer to every wrong device, challenge and signature.
 var errProof = core.Errorf(core.Unauthenticated, "that device has not proven itself: ask for a challenge and sign it")
