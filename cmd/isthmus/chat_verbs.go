@@ -74,7 +74,7 @@ func (a *chatApp) createCommand() *cobra.Command {
 			return allReached(r.Claims)
 		}),
 	}
-	cmd.Flags().StringVar(&id, "id", "", "the last part of the room's address, which servers see (default a random one)")
+	cmd.Flags().StringVar(&id, "id", "", "the last part of the room's address (default a random one); servers see it, and NAME")
 	cmd.Flags().BoolVar(&q.Channel, "channel", false, "make a channel: NOT encrypted, for IRC clients and links too")
 	return cmd
 }
