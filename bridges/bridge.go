@@ -41,6 +41,8 @@ type Batch struct {
 	Events []core.Event
 	Items  []core.Item
 	Rooms  []core.Room // created or removed links are not announced
+	// Members are whom each of Rooms begins with: no event says that they are in.
+	Members [][]core.Member
 
 	Decisions []core.Decision
 	Certified []core.Certified

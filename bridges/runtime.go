@@ -346,7 +346,7 @@ func (b *Batch) add(o *core.Output) {
 		b.Events = append(b.Events, *e)
 	}
 	if o.Room != nil {
-		b.Rooms = append(b.Rooms, *o.Room)
+		b.Rooms, b.Members = append(b.Rooms, *o.Room), append(b.Members, o.Members)
 	}
 	b.Items = append(b.Items, o.Items...)
 	b.Decisions = append(b.Decisions, o.Decisions...)

@@ -60,7 +60,7 @@ func (e *Engine) createRoom(tx Tx, now time.Time, in CreateRoom) (Output, error)
 		}
 	}
 	e.rooms[room.ID] = r
-	return Output{Room: &room}, nil
+	return Output{Room: &room, Members: members}, nil
 }
 
 func hasMember(ms []Member, u UserURI) bool {

@@ -93,11 +93,12 @@ func (DropLetters) input()      {}
 
 // Output is what one input came to. It is released only after the commit.
 type Output struct {
-	Event     *Event // the event an envelope became, or the one it repeats
-	Duplicate bool   // the envelope was accepted before, or changes nothing
-	Items     []Item // queued for recipients
-	Room      *Room  // created
-	Link      *Link  // made, changed or leased
+	Event     *Event   // the event an envelope became, or the one it repeats
+	Duplicate bool     // the envelope was accepted before, or changes nothing
+	Items     []Item   // queued for recipients
+	Room      *Room    // created
+	Members   []Member // whom Room begins with
+	Link      *Link    // made, changed or leased
 
 	Events    []*Event      // what else was accepted: agreed handshakes, messages of a peer
 	Decisions []Decision    // of handshakes that were offered here
