@@ -1,6 +1,7 @@
 package irc
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/isthmus-chat/isthmus/core"
@@ -43,7 +44,8 @@ func (srv *Server) applyControl(ch *channel, e *core.Event) {
 	case core.OpInvite:
 		srv.applyInvite(ch, e, st)
 	case core.OpProfile:
-		if m := srv.memberOf(ch, c.User); m != nil && c.Profile != nil {
+		m := srv.memberOf(ch, c.User)
+		if m != nil && c.Profile != nil && !(m.user.local && e.Origin.Network != core.NetworkIRC) { // IRC alone says how its users look
 			srv.showProfile(m.user, *c.Profile, st)
 		}
 	}
@@ -73,7 +75,7 @@ func (srv *Server) sourceOf(e *core.Event) string {
 		return srv.cfg.ServerName
 	}
 	s, _ := e.Signed()
-	return nickFrom(s.Name, srv.cfg.NickLen) + "!~u@" + hostOf(e.Sender)
+	return sourceOf(srv.stranger(e.Sender, s.Name))
 }
 
 func (srv *Server) sourceNick(e *core.Event) string {
@@ -150,7 +152,7 @@ func (srv *Server) applyJoin(ch *channel, e *core.Event, st *stamp) {
 		if c.Profile != nil {
 			p = *c.Profile
 		}
-		u = w.remote(c.User, p, srv.cfg.Suffix, srv.cfg.NickLen)
+		u = srv.outsider(c.User, p)
 	} else if u == nil { // joined and gone before we heard of it: reaped later
 		u = &user{uri: c.User, local: true, gone: true}
 		p := core.Profile{Name: c.User.Local()}
@@ -161,7 +163,7 @@ func (srv *Server) applyJoin(ch *channel, e *core.Event, st *stamp) {
 		w.users[u.uri] = u
 	}
 	m := w.enter(ch, u, c.Role)
-	m.since = e.Seq
+	m.since, m.via = e.Seq, e.Origin.Network
 	st.account, st.bot = u.profile.Account, u.profile.Bot
 	srv.toChannel(ch, e, srv.joinFan(ch, u, st))
 	if letter := roleLetter(m.role); letter != 0 { // shown as given by the server
@@ -232,10 +234,12 @@ func (srv *Server) applyLeave(ch *channel, e *core.Event, st *stamp) {
 	for _, s := range except(srv.world.peers(u), u) {
 		f.send(s)
 	}
-	for len(u.in) > 0 { // the other rooms' events find nobody any more
-		srv.world.leave(u.in[0])
+	for _, o := range slices.Clone(u.in) { // the other rooms' events find nobody any more
+		if o.via == m.via {
+			srv.world.leave(o)
+		}
 	}
-	if u.gone {
+	if u.gone && len(u.in) == 0 {
 		srv.world.forget(u)
 	}
 }

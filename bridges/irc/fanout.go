@@ -334,7 +334,8 @@ func (srv *Server) messageOf(ch *channel, e *core.Event, m *message) bool {
 			m.source, m.relay = source, u.profile.Name
 		}
 	} else {
-		m.source = nickFrom(s.Name, srv.cfg.NickLen) + "!~u@" + hostOf(e.Sender)
+		p := srv.stranger(e.Sender, s.Name)
+		m.source, m.account = sourceOf(p), p.Account
 	}
 	if ch.room.Direct {
 		m.target, m.about = srv.nickOf(ch.other(e.Sender)), contextOf(s.Content)
@@ -579,7 +580,8 @@ func (srv *Server) Signal(sig core.Signal) {
 		tags = append(tags, tag{"+typing", sig.Typing})
 	}
 	sender := w.users[sig.Sender]
-	source, account := nickFrom(sig.Name, srv.cfg.NickLen)+"!~u@"+hostOf(sig.Sender), ""
+	p := srv.stranger(sig.Sender, sig.Name)
+	source, account := sourceOf(p), p.Account
 	if sender != nil {
 		source, account = sender.source(), sender.profile.Account
 	}

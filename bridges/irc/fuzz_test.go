@@ -96,7 +96,7 @@ func (g *openGateway) Submit(_ context.Context, es ...core.Envelope) ([]core.Rec
 
 func (g *openGateway) Do(_ context.Context, in core.Input) (core.Output, error) {
 	if c, ok := in.(core.CreateRoom); ok {
-		g.srv.Publish(bridges.Batch{Rooms: []core.Room{c.Room}})
+		g.srv.Publish(bridges.Batch{Rooms: []core.Room{c.Room}, Members: [][]core.Member{c.Members}})
 		return core.Output{Room: &c.Room}, nil
 	}
 	return core.Output{}, nil

@@ -457,7 +457,8 @@ func (p *page) speakerOf(uri core.UserURI, name string) *speaker {
 	u := w.users[uri]
 	switch {
 	case u == nil:
-		c.source = nickFrom(name, p.srv.cfg.NickLen) + "!~u@" + hostOf(uri)
+		was := p.srv.stranger(uri, name)
+		c.source, c.account = sourceOf(was), was.Account
 	case !u.local || u.profile.Name == name || name == "":
 		c.source, c.account, c.bot = u.source(), u.profile.Account, u.profile.Bot
 	default:

@@ -44,8 +44,10 @@ func (srv *Server) apply(b bridges.Batch) {
 	w := srv.world
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, r := range b.Rooms {
-		w.addRoom(r)
+	for i, r := range b.Rooms {
+		if w.rooms[r.ID] == nil && w.addRoom(r) != nil { // else it was loaded with whoever is in it now
+			srv.populate(w.rooms[r.ID], b.Members[i])
+		}
 	}
 	for i := 0; i < len(b.Events); {
 		e := &b.Events[i]
@@ -154,19 +156,7 @@ func (srv *Server) loadRoom(r core.Reader, room core.Room) error {
 	for len(ch.members) > 0 { // read again after a spill
 		w.leave(ch.members[0])
 	}
-	if room.Direct {
-		for i, m := range members {
-			if i < 2 {
-				ch.pair[i] = m.User
-			}
-		}
-	} else {
-		for _, m := range members {
-			if m.Joined {
-				w.enter(ch, srv.memberUser(m), m.Role).since = m.Since
-			}
-		}
-	}
+	srv.populate(ch, members)
 	if ch.bans, err = r.Bans(room.ID); err != nil {
 		return err
 	}
@@ -174,10 +164,23 @@ func (srv *Server) loadRoom(r core.Reader, room core.Room) error {
 	return err
 }
 
+// populate puts the members of a room into ch. The world's lock is held.
+func (srv *Server) populate(ch *channel, members []core.Member) {
+	for i, m := range members {
+		switch {
+		case ch.room.Direct && i < 2:
+			ch.pair[i] = m.User
+		case !ch.room.Direct && m.Joined:
+			in := srv.world.enter(ch, srv.memberUser(m), m.Role)
+			in.since, in.via = m.Since, m.Via
+		}
+	}
+}
+
 // memberUser returns the user of a membership, made on first sight.
 func (srv *Server) memberUser(m core.Member) *user {
 	if m.Via != core.NetworkIRC {
-		return srv.world.remote(m.User, m.Profile, srv.cfg.Suffix, srv.cfg.NickLen)
+		return srv.outsider(m.User, m.Profile)
 	}
 	if u := srv.world.users[m.User]; u != nil {
 		return u
@@ -204,7 +207,7 @@ func (srv *Server) reap(ctx context.Context) error {
 		srv.world.mu.RLock()
 		for _, p := range page {
 			if ch := srv.world.rooms[p.Room]; ch != nil && !ch.room.Direct {
-				es = append(es, leaveEnvelope(p.Room, p.User, "", "Server restarted"))
+				es = append(es, leaveEnvelope(p.Room, p.User, "", "Server restarted", true))
 			}
 		}
 		srv.world.mu.RUnlock()
@@ -216,9 +219,10 @@ func (srv *Server) reap(ctx context.Context) error {
 	}
 }
 
-func leaveEnvelope(room core.RoomID, u core.UserURI, name, why string) core.Envelope {
+// leaveEnvelope makes u leave a room; quit: with all others that u was in by IRC.
+func leaveEnvelope(room core.RoomID, u core.UserURI, name, why string, quit bool) core.Envelope {
 	return core.Envelope{Room: room, Sender: u, Origin: core.Origin{Network: core.NetworkIRC},
-		Body: core.Control{Op: core.OpLeave, Text: why, Quit: true}.Body(name)}
+		Body: core.Control{Op: core.OpLeave, Text: why, Quit: quit}.Body(name)}
 }
 
 // departures are users whose goodbye could not be stored yet.
@@ -227,16 +231,20 @@ type departures struct {
 	todo map[*user]string
 }
 
-// depart ends the memberships of a user without sessions. If the store is away
-// it is tried again: others see the user until then.
+// depart ends what a user without sessions was in by IRC. If the store is away
+// it is tried again: others see the user until then. Whoever is in a channel by
+// another door stays there, and parts from the rest.
 func (srv *Server) depart(u *user, why string) {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
 	defer cancel()
 	w := srv.world
 	w.mu.RLock()
 	es := make([]core.Envelope, 0, len(u.in))
+	stays := u.elsewhere()
 	for _, m := range u.in {
-		es = append(es, leaveEnvelope(m.ch.room.ID, u.uri, u.profile.Name, cut(why, srv.cfg.KickLen)))
+		if m.via == core.NetworkIRC {
+			es = append(es, leaveEnvelope(m.ch.room.ID, u.uri, u.profile.Name, cut(why, srv.cfg.KickLen), !stays))
+		}
 	}
 	w.mu.RUnlock()
 	if len(es) > 0 {
@@ -251,8 +259,12 @@ func (srv *Server) depart(u *user, why string) {
 		}
 	}
 	w.mu.Lock()
-	w.forget(u)
-	w.mu.Unlock()
+	defer w.mu.Unlock()
+	if u.elsewhere() {
+		srv.stay(u)
+	} else {
+		w.forget(u)
+	}
 }
 
 func (srv *Server) retryDepartures(context.Context) {

@@ -100,7 +100,7 @@ func (srv *Server) nickTaken(nick, account string) bool {
 	srv.world.mu.RLock()
 	defer srv.world.mu.RUnlock()
 	u := srv.world.userByNick(nick)
-	return u != nil && !(account != "" && u.profile.Account == account)
+	return u != nil && !(account != "" && AccountKey(u.profile.Account) == AccountKey(account))
 }
 
 // accountName is the account the session is logged in to, "" if none.
@@ -174,41 +174,48 @@ func (s *session) claim() bool {
 
 func (s *session) claimLocked() (done, ok bool) {
 	srv, w, r := s.srv, s.srv.world, s.reg
+	var u *user // of the account, if it is here
 	if s.account != nil {
-		if u := w.users[s.account.User]; u != nil {
-			if u.gone {
-				return false, false
-			}
-			s.user, s.reg = u, nil
-			s.away = absence{r.away, time.Now().UnixNano()}
-			w.attach(s, u)
-			w.reckonAway(u, s)
-			return true, true
-		}
+		u = w.users[s.account.User]
 	}
-	if w.userByNick(r.nick) != nil {
+	switch o := w.userByNick(r.nick); {
+	case u != nil && u.gone:
+		return false, false
+	case u != nil && len(u.sessions) > 0: // shared as it is
+	case o != nil && o != u:
 		s.num("433", r.nick, "Nickname is already in use")
 		r.nick = ""
 		return true, false
+	case u != nil: // in channels by another door: shown from now on as this client wishes
+		srv.showProfile(u, s.firstProfile(), &stamp{at: time.Now()})
+		u.at = time.Now().Unix()
+	default:
+		u = &user{local: true, at: time.Now().Unix(), away: r.away}
+		if s.account != nil {
+			u.uri = s.account.User
+		} else {
+			u.uri = core.NewUserURI(srv.cfg.Domain, "guest", guestID())
+		}
+		u.setProfile(s.firstProfile())
+		w.users[u.uri] = u
+		w.nicks[w.fold.fold(r.nick)] = u
+		defer w.arrived(u)
+		srv.peak = max(srv.peak, len(w.users))
 	}
-	u := &user{local: true, at: time.Now().Unix(), away: r.away}
-	p := core.Profile{Name: r.nick, Ident: "~" + r.ident, Real: r.real}
-	if s.account != nil {
-		u.uri, p.Account = s.account.User, s.account.Name
-		p.Host = srv.cloak.account(s.account.Name)
-	} else {
-		u.uri = core.NewUserURI(srv.cfg.Domain, "guest", guestID())
-		p.Host = srv.cloak.address(s.info.addr)
-	}
-	u.setProfile(p)
-	w.users[u.uri] = u
-	w.nicks[w.fold.fold(r.nick)] = u
 	s.user, s.reg = u, nil
 	s.away = absence{r.away, time.Now().UnixNano()}
 	w.attach(s, u)
-	w.arrived(u)
-	srv.peak = max(srv.peak, len(w.users))
+	w.reckonAway(u, s)
 	return true, true
+}
+
+// firstProfile is how the first client of a user says that they are shown.
+func (s *session) firstProfile() core.Profile {
+	p := core.Profile{Name: s.reg.nick, Ident: "~" + s.reg.ident, Real: s.reg.real, Host: s.srv.cloak.address(s.info.addr)}
+	if s.account != nil {
+		p.Account, p.Host = s.account.Name, s.srv.cloak.account(s.account.Name)
+	}
+	return p
 }
 
 // guestID is 80 random bits: no guest is ever taken for an earlier one.

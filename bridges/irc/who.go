@@ -179,7 +179,7 @@ func (s *session) num354(fields []string, trailing bool) {
 
 // idle is how long u has not spoken, in seconds; 0 for those who are not shown.
 func (u *user) idle(s *session, now time.Time) int64 {
-	if !u.local || s.user == nil {
+	if len(u.sessions) == 0 || s.user == nil {
 		return 0
 	}
 	last := u.at
@@ -245,7 +245,7 @@ func (s *session) whois(u *user) {
 	if u.secure() {
 		s.num("671", nick, "is using a secure connection")
 	}
-	if u.local {
+	if len(u.sessions) > 0 {
 		s.num("317", nick, strconv.FormatInt(u.idle(s, time.Now()), 10), strconv.FormatInt(u.at, 10), "seconds idle, signon time")
 	}
 	s.whoisMetadata(u)

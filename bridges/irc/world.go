@@ -26,8 +26,9 @@ func newWorld(fold casemap) *world {
 		channels: map[string]*channel{}, rooms: map[core.RoomID]*channel{}, sessions: map[*session]struct{}{}}
 }
 
-// A user is somebody visible: a person with sessions here, or one that another
-// network relays. All but uri and local change under the world's lock.
+// A user is somebody visible: a person with sessions here, an account that is in
+// a channel by another door of this homeserver, or one that another network
+// relays. All but uri and local change under the world's lock.
 type user struct {
 	uri      core.UserURI
 	local    bool
@@ -93,8 +94,9 @@ type member struct {
 	user  *user
 	ch    *channel
 	role  core.Role
-	pos   int    // in ch.members
-	since uint64 // Seq of the join: with SinceJoin nothing before it is shown
+	pos   int          // in ch.members
+	since uint64       // Seq of the join: with SinceJoin nothing before it is shown
+	via   core.Network // the door they came in by
 }
 
 func (ch *channel) name() string { return ch.room.Name }
@@ -164,8 +166,8 @@ func (w *world) leave(m *member) {
 	for _, s := range m.user.sessions {
 		ch.drop(s)
 	}
-	if !m.user.local && len(m.user.in) == 0 {
-		w.forget(m.user)
+	if u := m.user; len(u.in) == 0 && len(u.sessions) == 0 && !u.gone { // relayed, or an account that was in by another door
+		w.forget(u)
 	}
 }
 

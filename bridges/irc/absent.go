@@ -1,0 +1,90 @@
+package irc
+
+import (
+	"time"
+
+	"github.com/isthmus-chat/isthmus/core"
+)
+
+// absentText is why an account without a client here is away: what is said to it
+// waits in the conversation until it looks there by its own door.
+const absentText = "Not on IRC"
+
+// isAccount reports whether uri names an account of this homeserver, and not
+// somebody whom a network relays or a user of another homeserver.
+func (srv *Server) isAccount(uri core.UserURI) bool {
+	return uri == core.NewUserURI(srv.cfg.Domain, uri.Local())
+}
+
+// absentProfile is how an account is shown that no client here speaks for. It
+// follows from the URI alone, whichever door the account came in by and whatever
+// that door calls it: so it is the same after a restart.
+func (srv *Server) absentProfile(uri core.UserURI) core.Profile {
+	name := uri.Local()
+	return core.Profile{Name: nickFrom(name, srv.cfg.NickLen), Ident: "~" + nickFrom(name, maxIdent),
+		Host: srv.cloak.account(name), Account: name}
+}
+
+// stranger is how somebody is shown who is in no channel and has no client here,
+// and was called name.
+func (srv *Server) stranger(uri core.UserURI, name string) core.Profile {
+	p := core.Profile{Host: hostOf(uri)}
+	if srv.isAccount(uri) {
+		p = srv.absentProfile(uri)
+	}
+	p.Name = nickFrom(name, srv.cfg.NickLen)
+	return p
+}
+
+// outsider returns the user who came into a channel by another door than this
+// listener, made on first sight: an account of ours under its own name, everybody
+// else as p says with the suffix of those whom networks relay. The world's lock
+// is held.
+func (srv *Server) outsider(uri core.UserURI, p core.Profile) *user {
+	w := srv.world
+	if !srv.isAccount(uri) {
+		return w.remote(uri, p, srv.cfg.Suffix, srv.cfg.NickLen)
+	}
+	u := w.users[uri]
+	switch {
+	case u == nil:
+		u = &user{uri: uri, local: true, at: time.Now().Unix(), away: absentText}
+		w.users[uri] = u
+	case u.gone && w.userByNick(u.profile.Name) != u: // of an earlier process: reap ends what it was in by IRC
+		u.gone, u.away = false, absentText
+	default:
+		return u
+	}
+	p = srv.absentProfile(uri)
+	p.Name = w.freeNick(p.Name, "", srv.cfg.NickLen, u)
+	u.setProfile(p)
+	w.nicks[w.fold.fold(p.Name)] = u
+	w.arrived(u)
+	return u
+}
+
+// elsewhere reports whether u is in a channel by another door than IRC. The
+// world's lock is held.
+func (u *user) elsewhere() bool {
+	for _, m := range u.in {
+		if m.via != core.NetworkIRC {
+			return true
+		}
+	}
+	return false
+}
+
+// stay shows an account whose last client has gone as one without any, in the
+// channels that it is in by another door. The world's lock is held.
+func (srv *Server) stay(u *user) {
+	w, now := srv.world, &stamp{at: time.Now()}
+	u.gone = false
+	p := srv.absentProfile(u.uri)
+	p.Name = w.freeNick(p.Name, "", srv.cfg.NickLen, u)
+	srv.showProfile(u, p, now)
+	u.away = absentText
+	f := awayFan(u, now)
+	for _, s := range w.audience(u) {
+		f.send(s)
+	}
+}
