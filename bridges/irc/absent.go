@@ -63,6 +63,19 @@ func (srv *Server) outsider(uri core.UserURI, p core.Profile) *user {
 	return u
 }
 
+// become makes s, the only client of a guest in no channel, the first one of the
+// absent user u, who is shown as p from now on. The world's lock is held.
+func (s *session) become(u *user, p core.Profile) {
+	w, guest := s.srv.world, s.user
+	w.detach(s, guest)
+	w.forget(guest)
+	s.srv.showProfile(u, p, &stamp{at: time.Now()})
+	u.at = guest.at
+	s.user = u
+	w.attach(s, u)
+	w.reckonAway(u, s)
+}
+
 // elsewhere reports whether u is in a channel by another door than IRC. The
 // world's lock is held.
 func (u *user) elsewhere() bool {

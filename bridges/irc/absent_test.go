@@ -150,6 +150,27 @@ func TestAccountByAPILogsIn(t *testing.T) {
 	}
 }
 
+// A guest in no channel who logs in later is that member too.
+func TestGuestLogsInAsAccountByAPI(t *testing.T) {
+	h := openHouse(t, nil)
+	h.putAccount(aliceOnce())
+	h.byAPI("alice").create("#plaza")
+	bob := h.user("bob")
+	bob.join("#plaza")
+	c := h.user("guest1")
+	c.send("AUTHENTICATE PLAIN", "AUTHENTICATE "+b64("\x00alice\x00"+goodPassword))
+	c.until(":guest1!~guest1@alice.isthmus.user JOIN #plaza")
+	c.until(" 353 ", " #plaza :~guest1 bob")
+	c.until(" 903 ")
+	bob.expect(":" + absentAlice + " NICK :guest1")
+	c.send("NICK alice", "PRIVMSG #plaza :here")
+	c.until(" NICK :alice")
+	bob.expect(":guest1!~guest1@alice.isthmus.user NICK :alice")
+	bob.expect(":alice!~guest1@alice.isthmus.user PRIVMSG #plaza :here")
+	bob.send("WHOIS guest1")
+	bob.expect(":irc.example 401 bob guest1 :No such nick/channel")
+}
+
 // Joining and leaving by the API is shown as everybody's joining and leaving is.
 func TestAccountJoinsByAPI(t *testing.T) {
 	h := openHouse(t, nil)

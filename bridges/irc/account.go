@@ -116,8 +116,9 @@ func cmdAuthenticate(s *session, l *line) {
 
 // login makes the session acc's and says so. Before registration that is all.
 // Later the guest stays the user they are in the channels they are in, shown
-// with the account; outside of channels they become the account's user. Nobody
-// goes from one account to another without reconnecting.
+// with the account; outside of channels they become the account's user, unless
+// that one has clients already. Nobody goes from one account to another without
+// reconnecting.
 func (s *session) login(acc core.Account) error {
 	if s.reg == nil {
 		if s.account != nil && s.account.Fold != acc.Fold {
@@ -141,14 +142,26 @@ func (s *session) showLogin(acc core.Account) bool {
 	w := s.srv.world
 	w.mu.Lock()
 	u := s.user
-	if len(u.in) == 0 && len(u.sessions) == 1 && w.users[acc.User] == nil {
+	p := u.profile
+	p.Account, p.Host = acc.Name, s.srv.cloak.account(acc.Name)
+	absent := w.users[acc.User]
+	alone := len(u.in) == 0 && len(u.sessions) == 1
+	switch {
+	case alone && absent == nil:
 		delete(w.users, u.uri)
 		u.uri = acc.User
 		w.users[u.uri] = u
+	case alone && len(absent.sessions) == 0 && !absent.gone:
+		s.become(absent, p)
+		w.mu.Unlock()
+		s.account = &acc
+		if s.caps().has(capReadMarker) {
+			s.loadMarkers()
+		}
+		s.showChannels()
+		return true
 	}
-	p := u.profile
 	w.mu.Unlock()
-	p.Account, p.Host = acc.Name, s.srv.cloak.account(acc.Name)
 	return s.changeProfile("AUTHENTICATE", p)
 }
 

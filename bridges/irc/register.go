@@ -241,7 +241,12 @@ func (s *session) welcome() {
 	s.startMetadata()
 	s.motd()
 	s.showItems()
-	w := srv.world
+	s.showChannels()
+}
+
+// showChannels says which channels the session's user is in already.
+func (s *session) showChannels() {
+	w := s.srv.world
 	w.mu.RLock()
 	in := make([]*channel, 0, len(s.user.in))
 	for _, m := range s.user.in {

@@ -51,7 +51,7 @@ type session struct {
 	joined  int64        // Unix seconds of the connection
 
 	reg     *registration // nil once registered
-	user    *user         // set once, under the world's lock
+	user    *user         // set at the welcome, and by become, under the world's lock
 	cap302  bool
 	account *core.Account // logged in as; nil for guests
 	sasl    *saslExchange // made by the first AUTHENTICATE
