@@ -16,10 +16,12 @@ func (srv *Server) isAccount(uri core.UserURI) bool {
 	return uri == core.NewUserURI(srv.cfg.Domain, uri.Local())
 }
 
-// absentProfile is how an account is shown that no client here speaks for. It
-// follows from the URI alone, whichever door the account came in by and whatever
-// that door calls it: so it is the same after a restart.
-func (srv *Server) absentProfile(uri core.UserURI) core.Profile {
+// AbsentProfile is how an account of this homeserver is shown that no client here
+// speaks for. It follows from the URI alone, whichever door the account came in by
+// and whatever that door calls it: so it is the same after a restart. The other
+// doors say the same when they put somebody into a Channel, so that a ban on what
+// is seen keeps them out there too. It may be called before Run.
+func (srv *Server) AbsentProfile(uri core.UserURI) core.Profile {
 	name := uri.Local()
 	return core.Profile{Name: nickFrom(name, srv.cfg.NickLen), Ident: "~" + nickFrom(name, maxIdent),
 		Host: srv.cloak.account(name), Account: name}
@@ -30,7 +32,7 @@ func (srv *Server) absentProfile(uri core.UserURI) core.Profile {
 func (srv *Server) stranger(uri core.UserURI, name string) core.Profile {
 	p := core.Profile{Host: hostOf(uri)}
 	if srv.isAccount(uri) {
-		p = srv.absentProfile(uri)
+		p = srv.AbsentProfile(uri)
 	}
 	p.Name = nickFrom(name, srv.cfg.NickLen)
 	return p
@@ -55,7 +57,7 @@ func (srv *Server) outsider(uri core.UserURI, p core.Profile) *user {
 	default:
 		return u
 	}
-	p = srv.absentProfile(uri)
+	p = srv.AbsentProfile(uri)
 	p.Name = w.freeNick(p.Name, "", srv.cfg.NickLen, u)
 	u.setProfile(p)
 	w.nicks[w.fold.fold(p.Name)] = u
@@ -92,7 +94,7 @@ func (u *user) elsewhere() bool {
 func (srv *Server) stay(u *user) {
 	w, now := srv.world, &stamp{at: time.Now()}
 	u.gone = false
-	p := srv.absentProfile(u.uri)
+	p := srv.AbsentProfile(u.uri)
 	p.Name = w.freeNick(p.Name, "", srv.cfg.NickLen, u)
 	srv.showProfile(u, p, now)
 	u.away = absentText

@@ -19,8 +19,7 @@ type byAPI struct {
 func (h *house) byAPI(name string) byAPI { return byAPI{h, core.NewUserURI(testDomain, name)} }
 
 func (a byAPI) profile() core.Profile {
-	name := a.user.Local()
-	return core.Profile{Name: name, Ident: name, Host: testDomain, Account: name}
+	return a.h.srv.AbsentProfile(a.user)
 }
 
 func (a byAPI) create(channel string) {
@@ -185,6 +184,14 @@ func TestAccountJoinsByAPI(t *testing.T) {
 	bob.silent()
 	h.byAPI("alice").control("#plaza", core.Control{Op: core.OpLeave})
 	bob.expect(":" + absentAlice + " PART #plaza")
+	bob.send("MODE #plaza +b *!*@alice.isthmus.user")
+	bob.until(" MODE #plaza +b ")
+	p = h.byAPI("alice").profile()
+	e := core.Envelope{Room: core.NewRoomID(testDomain, "plaza"), Sender: h.byAPI("alice").user,
+		Origin: core.Origin{Network: core.NetworkNative}, Body: core.Control{Op: core.OpJoin, Profile: &p}.Body("alice")}
+	if rs, err := h.rt.Submit(context.Background(), e); err != nil || core.ReasonOf(rs[0].Err) != core.Banned {
+		t.Errorf("a ban on the host that is shown: %v, %v", err, rs)
+	}
 	bob.send("PRIVMSG alice :gone?")
 	bob.expect(":irc.example 401 bob alice :No such nick/channel")
 }

@@ -40,6 +40,9 @@ type APIConfig struct {
 	// Account returns the account that keeps a name for a user without a
 	// password, or why nobody can be called that; nil = every name will do.
 	Account func(name string) (core.Account, error)
+	// Profile is how a user of this homeserver is shown in Channels, and what the bans
+	// there are about; nil = by the name and the domain.
+	Profile func(core.UserURI) core.Profile
 	// Fold says which names of Channels are the same; nil = lower case.
 	Fold func(string) string
 }
@@ -61,6 +64,9 @@ func (c *APIConfig) fill() {
 	setDefault(&c.Streams, 10_000)
 	if c.Account == nil {
 		c.Account = func(name string) (core.Account, error) { return core.Account{Name: name, Fold: name}, nil }
+	}
+	if c.Profile == nil {
+		c.Profile = profileOf
 	}
 	if c.Fold == nil {
 		c.Fold = strings.ToLower

@@ -62,7 +62,7 @@ func (a *api) createGroup(c *call, in *wire.CreateRoom) (core.RoomID, error) {
 }
 
 func (a *api) createChannel(c *call, in *wire.CreateRoom) (core.RoomID, error) {
-	me := core.Member{User: c.session.User, Via: core.NetworkNative, Role: core.RoleOwner, Joined: true, Profile: profileOf(c.session.User)}
+	me := core.Member{User: c.session.User, Via: core.NetworkNative, Role: core.RoleOwner, Joined: true, Profile: a.cfg.API.Profile(c.session.User)}
 	room := core.Room{ID: in.Room, Kind: core.Channel, Name: in.Name, Founder: me.User, Policy: core.Policy{TopicLock: true}}
 	members := []core.Member{me}
 	if in.Direct {
@@ -72,7 +72,7 @@ func (a *api) createChannel(c *call, in *wire.CreateRoom) (core.RoomID, error) {
 		}
 		room.ID, room.Direct, room.Name, room.Policy = core.DirectRoom(a.cfg.Domain, me.User, other), true, "", core.Policy{}
 		members[0].Role = core.RoleMember
-		members = append(members, core.Member{User: other, Via: core.NetworkNative, Role: core.RoleMember, Joined: true, Profile: profileOf(other)})
+		members = append(members, core.Member{User: other, Via: core.NetworkNative, Role: core.RoleMember, Joined: true, Profile: a.cfg.API.Profile(other)})
 		defer a.hub.joined(other)
 	} else if err := a.nameChannel(&room); err != nil {
 		return "", err
@@ -227,7 +227,7 @@ func (a *api) joinRoom(c *call, in *wire.JoinRoom) (*wire.Room, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := profileOf(c.session.User)
+	p := a.cfg.API.Profile(c.session.User)
 	if err := a.control(c, id, core.Control{Op: core.OpJoin, Text: in.Key, Profile: &p}); err != nil {
 		return nil, err
 	}

@@ -25,7 +25,7 @@ func nativeConfig(cfg *configs.Config, own nativeParts, accounts *irc.Server) (n
 		API: native.APIConfig{
 			Registration: a.Registration, SessionLifetime: time.Duration(a.SessionLifetime), Requests: a.RequestsPerSecond,
 			Messages: a.MessagesPerSecond, Streams: a.Streams, Forwarded: prefixes(a.Forwarded),
-			Login: accounts.Login, Account: irc.NameOnly, Fold: channelFold(cfg),
+			Login: accounts.Login, Account: irc.NameOnly, Profile: accounts.AbsentProfile, Fold: channelFold(cfg),
 		},
 		Federation: native.FederationConfig{
 			Address: f.Address, CertFile: cfg.Path(f.CertFile), KeyFile: cfg.Path(f.KeyFile), CAFile: cfg.Path(f.CAFile), Base: f.Base,
