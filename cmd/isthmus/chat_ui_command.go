@@ -34,7 +34,7 @@ func uiCommands() []uiCommand {
 		{"invite", "USER…", "invite to this room", 1, -1, true, (*chatUI).cmdInvite},
 		{"remove", "USER…", "put out of this room", 1, -1, true, (*chatUI).cmdRemove},
 		{"members", "", "who is here, with which devices", 0, 0, true, (*chatUI).cmdMembers},
-		{"info", "", "who can read this room, and why", 0, 0, true, (*chatUI).cmdInfo},
+		{"info", "", "which homeservers agreed on who is here", 0, 0, true, (*chatUI).cmdInfo},
 		{"code", "[USES]", "make a join code for this room", 0, 1, true, (*chatUI).cmdCode},
 		{"authority", "[DOMAIN…]", "which homeservers decide this room", 0, -1, true, (*chatUI).cmdAuthority},
 		{"consent", "[WHO yes|no|forget]", "who may add you to rooms", 0, 2, false, (*chatUI).cmdConsent},
