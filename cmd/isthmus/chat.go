@@ -107,6 +107,7 @@ func (a *chatApp) run(do verb) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) (err error) {
 		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
+		context.AfterFunc(ctx, stop) // a second one ends it at once
 		chat, end, err := a.open(ctx)
 		if err != nil {
 			return err

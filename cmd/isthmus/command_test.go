@@ -66,7 +66,7 @@ func TestEveryCode(t *testing.T) {
 // A running server answers what it does not understand, and reads no more of it
 // than it needs.
 func TestControlRefuses(t *testing.T) {
-	s := httptest.NewServer(controlHandler(&admin{domain: "a.example"}))
+	s := httptest.NewServer(controlHandler(&admin{domain: "a.example", key: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))}))
 	defer s.Close()
 	r := &remote{&http.Client{Transport: rewrite{s.URL}}}
 	var resp statusInfo
