@@ -23,8 +23,21 @@ func (srv *Server) isAccount(uri core.UserURI) bool {
 // is seen keeps them out there too. It may be called before Run.
 func (srv *Server) AbsentProfile(uri core.UserURI) core.Profile {
 	name := uri.Local()
-	return core.Profile{Name: nickFrom(name, srv.cfg.NickLen), Ident: "~" + nickFrom(name, maxIdent),
-		Host: srv.cloak.account(name), Account: name}
+	nick := name
+	if !validNick(name, srv.cfg.NickLen) { // what is made of it may be the name of another account
+		nick = nickFrom(name, srv.cfg.NickLen-len(srv.cfg.Suffix)) + srv.cfg.Suffix
+	}
+	return core.Profile{Name: nick, Ident: "~" + nickFrom(name, maxIdent), Host: srv.cloak.account(name), Account: name}
+}
+
+// absentProfile is AbsentProfile of u with a nick that nobody else has: where the own
+// name is taken, one that cannot be another account's. The world's lock is held.
+func (srv *Server) absentProfile(u *user) core.Profile {
+	p := srv.AbsentProfile(u.uri)
+	if o := srv.world.userByNick(p.Name); o != nil && o != u {
+		p.Name = srv.world.freeNick(u.uri.Local(), srv.cfg.Suffix, srv.cfg.NickLen, u)
+	}
+	return p
 }
 
 // stranger is how somebody is shown who is in no channel and has no client here,
@@ -57,8 +70,7 @@ func (srv *Server) outsider(uri core.UserURI, p core.Profile) *user {
 	default:
 		return u
 	}
-	p = srv.AbsentProfile(uri)
-	p.Name = w.freeNick(p.Name, "", srv.cfg.NickLen, u)
+	p = srv.absentProfile(u)
 	u.setProfile(p)
 	w.nicks[w.fold.fold(p.Name)] = u
 	w.arrived(u)
@@ -94,9 +106,7 @@ func (u *user) elsewhere() bool {
 func (srv *Server) stay(u *user) {
 	w, now := srv.world, &stamp{at: time.Now()}
 	u.gone = false
-	p := srv.AbsentProfile(u.uri)
-	p.Name = w.freeNick(p.Name, "", srv.cfg.NickLen, u)
-	srv.showProfile(u, p, now)
+	srv.showProfile(u, srv.absentProfile(u), now)
 	u.away = absentText
 	f := awayFan(u, now)
 	for _, s := range w.audience(u) {

@@ -195,3 +195,25 @@ func TestAccountJoinsByAPI(t *testing.T) {
 	bob.send("PRIVMSG alice :gone?")
 	bob.expect(":irc.example 401 bob alice :No such nick/channel")
 }
+
+// The name that an account is shown under is never that of another.
+func TestAccountByAPITakesNoNick(t *testing.T) {
+	h := openHouse(t, nil)
+	h.putAccount(aliceOnce())
+	h.byAPI("alice_").create("#plaza")
+	carol := h.user("carol")
+	carol.join("#plaza")
+	h.byAPI("carol").join("#plaza")
+	carol.expect(":carol[m]!~carol@carol.isthmus.user JOIN #plaza")
+	carol.send("NAMES #plaza")
+	if got := carol.until(" 353 "); !has(got, "~alice_") {
+		t.Error(got)
+	}
+	c := h.dial()
+	c.send("CAP REQ sasl", "NICK alice", "USER a 0 * :Alice A.", "AUTHENTICATE PLAIN", "AUTHENTICATE "+b64("\x00alice\x00"+goodPassword), "CAP END")
+	c.until(" 001 alice :")
+	long := core.NewUserURI(testDomain, strings.Repeat("a", h.srv.cfg.NickLen+1))
+	if p := h.srv.AbsentProfile(long); p.Name != strings.Repeat("a", h.srv.cfg.NickLen-len(h.srv.cfg.Suffix))+h.srv.cfg.Suffix {
+		t.Errorf("a name that is too long is shown as %q", p.Name)
+	}
+}
