@@ -29,7 +29,9 @@ const (
 	maxTries     = 100 // of one change
 	maxCatchUp   = 200 // rounds until an accepted commit has come back
 	maxOutbox    = 1024
-	maxFuture    = 1024 // events of epochs to come, of one room
+	maxOffered   = 256     // messages of one request to the homeserver, which takes 1,000,
+	offeredBytes = 4 << 20 // and their octets, or one message: it takes 16 MiB
+	maxFuture    = 1024    // events of epochs to come, of one room
 	maxHeld      = 1024
 	maxContent   = 4 << 20
 	pastEpochs   = 8 // whose messages are read: more than homeservers take (policy.DefaultEpochTolerance)

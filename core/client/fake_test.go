@@ -38,13 +38,14 @@ type world struct {
 	rooms   map[core.RoomID]*fakeRoom
 	log     []*fakeEvent // of all rooms
 
-	fault   func() (before, after bool) // of a request
-	forge   func(ev *wire.Event)        // changes what devices are shown
-	lend    func(s *wire.GroupState)    // and what they enter by
-	signs   func(of []string) []string  // who signs a commit of those who decide
-	lacks   uint64                      // certificates up to that epoch cannot be had
-	hide    core.RoomID                 // who syncs is told not to be in it
-	perSync int
+	fault           func() (before, after bool) // of a request
+	forge           func(ev *wire.Event)        // changes what devices are shown
+	lend            func(s *wire.GroupState)    // and what they enter by
+	signs           func(of []string) []string  // who signs a commit of those who decide
+	most, mostBytes int                         // messages of one request, and their octets
+	lacks           uint64                      // certificates up to that epoch cannot be had
+	hide            core.RoomID                 // who syncs is told not to be in it
+	perSync         int
 }
 
 type fakeDevice struct {
@@ -337,6 +338,11 @@ func (l *link) Send(_ context.Context, id core.RoomID, r wire.Send) (wire.Sent, 
 		if room == nil || !room.policy.Member(string(d.user)) {
 			return out, core.Refuse(core.Denied, core.NotJoined, "not in the room")
 		}
+		octets := 0
+		for _, m := range r.Messages {
+			octets += len(m.Sealed)
+		}
+		l.w.most, l.w.mostBytes = max(l.w.most, len(r.Messages)), max(l.w.mostBytes, octets)
 		for _, m := range r.Messages {
 			if res := room.sent[m.ID]; res != nil {
 				again := *res

@@ -2,7 +2,9 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,6 +45,42 @@ func TestKeep(t *testing.T) {
 	bob.sync()
 	if got := bob.read(room); !slices.Equal(got, []string{"alice: one", "alice: two"}) {
 		t.Errorf("bob reads %q", got)
+	}
+}
+
+// As much as can be kept is handed over in pieces that a homeserver takes, in order.
+func TestKeepMuch(t *testing.T) {
+	w := newWorld(t, 33)
+	alice, bob := w.phone(user("alice"), nil), w.phone(user("bob"), nil)
+	room := alice.create("tea")
+	alice.invite(room, user("bob"))
+	agree(room, alice, bob)
+	var want []string
+	for n := range maxOutbox {
+		text := fmt.Sprint(n)
+		if n < 100 {
+			text += strings.Repeat(".", core.MaxContent-1<<10)
+		}
+		if _, err := alice.Keep(ctx, room, "", []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, "alice: "+text)
+	}
+	for w.most, w.mostBytes = 0, 0; len(alice.waiting(room)) > 0; {
+		alice.sync()
+		alice.must(alice.Tend(ctx))
+	}
+	for range 10 {
+		bob.sync()
+	}
+	if got := bob.read(room); len(got) < 500 || !slices.Equal(got, want[len(want)-len(got):]) {
+		t.Errorf("bob reads %d, or not what was said", len(got))
+	}
+	if n := len(w.rooms[room].sent); n != maxOutbox {
+		t.Errorf("%d messages have come", n)
+	}
+	if w.most > maxOffered || w.mostBytes > offeredBytes || w.most < 2 {
+		t.Errorf("%d messages of %d octets in one request", w.most, w.mostBytes)
 	}
 }
 

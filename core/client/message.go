@@ -219,8 +219,12 @@ func (c *Client) deliverOnce(ctx context.Context, id core.RoomID) (stale bool, e
 	if i := slices.IndexFunc(all, func(o *outgoing) bool { return o.Epoch != all[0].Epoch }); i > 0 {
 		all = all[:i]
 	}
-	request := wire.Send{}
-	for _, o := range all {
+	request, size := wire.Send{}, 0
+	for i, o := range all {
+		if size += len(o.Sealed) + len(o.Content); i == maxOffered || i > 0 && size > offeredBytes {
+			all = all[:i]
+			break
+		}
 		w := wire.Message{ID: o.ID, Sealed: o.Sealed, Sent: o.Sent}
 		if !o.Encrypted {
 			w.Type, w.Content = o.Type, o.Content
