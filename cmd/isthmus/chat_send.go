@@ -39,7 +39,7 @@ because this device is not in the room for instance, is refused (exit code 1).`,
 			}
 			var err error
 			if s.room, err = roomArg(chat, args[0]); err != nil {
-				return s.notKept(ctx, err)
+				return s.beside(s.notKept(ctx, err))
 			}
 			var in io.Reader = a.in
 			if s.text {
@@ -72,7 +72,7 @@ func (s *sending) lines(ctx context.Context, in io.Reader) error {
 			break
 		}
 		if err != nil {
-			return core.Errorf(core.TooLarge, "line %d is over %d octets", s.line+len(batch)+1, maxChatText)
+			return s.beside(core.Errorf(core.TooLarge, "line %d is over %d octets", s.line+len(batch)+1, maxChatText))
 		}
 		l := strings.TrimRight(string(b), "\r\n")
 		if s.text {
@@ -138,7 +138,7 @@ func (s *sending) flush(ctx context.Context, batch []string) error {
 	case err == nil:
 		return nil
 	case n == 0 || !results[n-1].Waiting:
-		return s.notKept(ctx, err)
+		return s.beside(s.notKept(ctx, err))
 	case s.text:
 		return later(ctx, err, "it is kept and goes out with the next command")
 	}
@@ -170,6 +170,14 @@ func (s *sending) notKept(ctx context.Context, err error) error {
 		return &core.Error{Code: core.CodeOf(err), Err: err, Text: core.TextOf(err) + ", as far as this device knows; it was not kept. " + core.TextOf(s.away)}
 	}
 	return err
+}
+
+// beside says with an error what is kept all the same.
+func (s *sending) beside(err error) error {
+	if s.kept == 0 {
+		return err
+	}
+	return &core.Error{Code: core.CodeOf(err), Err: err, Text: fmt.Sprintf("%s; %d lines before it are kept and go out with the next command: do not send them again", core.TextOf(err), s.kept)}
 }
 
 // sendPatiently sends texts, and waits where the homeserver asks for it: a file is more
