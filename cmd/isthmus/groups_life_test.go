@@ -60,6 +60,7 @@ func TestGroupsLife(t *testing.T) {
 	inTheEnd(t, "ts-mls has joined", func() bool { ted.sync(); return ted.ask("state", in)["joined"] == true })
 
 	// Everybody talks, also in a new epoch that ts-mls begins; everybody hears everything once, in order.
+	inTheEnd(t, "bob is in the room", func() bool { rooms := bob.run("", "rooms"); return len(rooms) == 1 && rooms[0]["epoch"] != nil })
 	hello := numbered("hello", 20)
 	alice.run(strings.Join(hello, "\n"), "send", "garden")
 	bob.run(strings.Join(hello, "\n"), "send", "garden")
@@ -90,7 +91,7 @@ func TestGroupsLife(t *testing.T) {
 	approval := bob.run("", "devices", "approve", request)[0]["approval"].(string)
 	tablet.run("", "login", tablet.name, "--approval", approval)
 	inTheEnd(t, "the second device is in the room", func() bool {
-		tablet.listen(time.Second)
+		tablet.listen(4 * time.Second) // time to enter: what is cut off is tried again later and later
 		rooms := tablet.run("", "rooms")
 		return len(rooms) == 1 && rooms[0]["epoch"] != nil
 	})
