@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net"
 	"net/url"
@@ -406,6 +407,24 @@ func damage(t *testing.T, from, to, q string) {
 	}
 }
 
+// Lines are what was logged.
+type lines struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.Write(b)
+}
+
+func (l *lines) count(word string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.all.String(), word)
+}
+
 // TestDeviceFull fills a real file system, small enough for that. Mounting one
 // takes root; anybody else gets SQLite's own bound of pages instead.
 func TestDeviceFull(t *testing.T) {
@@ -420,7 +439,9 @@ func TestDeviceFull(t *testing.T) {
 			}
 		})
 	}
-	db, err := Open(context.Background(), Options{URL: "sqlite:" + filepath.Join(dir, "x.db"), Homeserver: home, maxPages: bound})
+	var said lines
+	db, err := Open(context.Background(), Options{URL: "sqlite:" + filepath.Join(dir, "x.db"), Homeserver: home,
+		Log: slog.New(slog.NewTextHandler(&said, nil)), maxPages: bound})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -446,9 +467,16 @@ func TestDeviceFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	for err = nil; err == nil && seq < 200_000; {
-		err = put(500)
+		err = put(100)
 	}
 	refused(t, core.Unavailable, err)
+	for range 100 {
+		put(1) // some may fit in yet
+	}
+	time.Sleep(2 * checkpointRest)
+	if n := said.count("checkpoint failed"); n > 1 {
+		t.Errorf("said %d times that a checkpoint failed: the log may be on that disk", n)
+	}
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,8 @@ const (
 	checkpointPages = 2048
 	// walRoom is what the write-ahead log is filled up to before its first commit:
 	// a checkpoint's worth of frames and a quarter more for what comes meanwhile.
-	walRoom = (checkpointPages + checkpointPages/4) * (pageSize + 24)
+	walRoom        = (checkpointPages + checkpointPages/4) * (pageSize + 24)
+	checkpointRest = time.Second // between one that failed and the next
 	// pageSize holds whole rows of events: of a table without rowids a page of n
 	// octets takes in rows up to n/4, and gives a page of its own to the rest of a
 	// longer one. With SQLite's default, 4096, each sealed message of 1 KiB cost 4.6 KiB
@@ -248,7 +249,9 @@ func (e *sqliteEngine) migrated() { e.fillLog() }
 // the commits and does the work; a second, with commits held, takes the few
 // pages that came meanwhile: only when nothing is left does the next commit
 // start again at the head of the log instead of making it longer. A reader that
-// holds an old snapshot prevents that; then the next round does it.
+// holds an old snapshot prevents that; then the next round does it. One that
+// fails, on a full disk, is tried again after checkpointRest and said once: the
+// log of the server may be on that disk.
 func (e *sqliteEngine) checkpoints(ctx context.Context) {
 	var c *sql.Conn
 	defer func() {
@@ -256,7 +259,7 @@ func (e *sqliteEngine) checkpoints(ctx context.Context) {
 			e.drop(c)
 		}
 	}()
-	for {
+	for failed := false; ; {
 		select {
 		case <-ctx.Done():
 			return
@@ -264,16 +267,26 @@ func (e *sqliteEngine) checkpoints(ctx context.Context) {
 		}
 		var err error
 		if c == nil {
-			if c, err = e.connect(ctx, true); err != nil {
-				e.log.Warn("store: checkpoint failed", "err", err)
-				c = nil
-				continue
-			}
+			c, err = e.connect(ctx, true)
 		}
-		if err = e.checkpoint(c); err != nil {
+		if err == nil {
+			err = e.checkpoint(c)
+		}
+		if err == nil {
+			failed = false
+			continue
+		}
+		if !failed {
 			e.log.Warn("store: checkpoint failed", "err", err)
+		}
+		failed = true
+		if c != nil {
 			e.drop(c)
 			c = nil
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(checkpointRest):
 		}
 	}
 }
