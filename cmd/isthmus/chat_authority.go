@@ -30,7 +30,7 @@ needs a user in the room. An operator of the room may do it, and those who decid
 far have to agree.`,
 	}
 	cmd.RunE = a.online(func(ctx context.Context, chat chatter, args []string) error {
-		room, err := roomArg(chat, args[0])
+		room, err := enteredArg(ctx, chat, args[0])
 		if err != nil {
 			return err
 		}

@@ -38,7 +38,12 @@ because this device is not in the room for instance, is refused (exit code 1).`,
 				return s.away
 			}
 			var err error
-			if s.room, err = roomArg(chat, args[0]); err != nil {
+			if s.away != nil {
+				s.room, err = roomArg(chat, args[0])
+			} else {
+				s.room, err = enteredArg(ctx, chat, args[0])
+			}
+			if err != nil {
 				return s.beside(s.notKept(ctx, err))
 			}
 			var in io.Reader = a.in

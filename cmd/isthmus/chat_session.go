@@ -183,7 +183,7 @@ func (s *chatSession) Rooms() ([]chatRoom, error) {
 	out := make([]chatRoom, 0, len(infos))
 	for _, i := range infos {
 		r := chatRoom{Room: i.Room, Name: cmp.Or(i.Name, i.Room.Local()), Encrypted: i.Encrypted, Direct: i.Direct,
-			Domain: domainName(i.Domain), Epoch: i.Epoch, Authority: i.Authority, TwoThirds: i.Rule == policy.TwoThirds, Devices: i.Devices}
+			Entering: !i.Joined && i.Halted == "", Domain: domainName(i.Domain), Epoch: i.Epoch, Authority: i.Authority, TwoThirds: i.Rule == policy.TwoThirds, Devices: i.Devices}
 		s.mu.Lock()
 		if m := s.marks[i.Room]; m != nil {
 			r.Last, r.Read, r.Unread = m.Last, m.Read, m.Unread

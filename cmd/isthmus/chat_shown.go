@@ -110,6 +110,7 @@ type chatRoom struct {
 	// Unverified counts the devices of others in it whose words nobody compared.
 	Unverified int      `json:"unverified,omitempty"`
 	Warnings   []string `json:"warnings,omitempty"`
+	Entering   bool     `json:"entering,omitempty"` // this device is on the way in: it cannot read or say anything yet
 	// Claims are what inviting came to, of a room that was just made.
 	Claims []chatClaim `json:"claims,omitempty"`
 }

@@ -21,6 +21,8 @@ import (
 const (
 	maxTailStart = 10000 // lines that tail begins with, of each room
 	historyPage  = 500
+	enterTries   = 20 // times that a verb looks whether this device has entered a room
+	enterPause   = 150 * time.Millisecond
 )
 
 // roomArg finds the room that an argument names among those that the user is in.
@@ -30,6 +32,25 @@ func roomArg(chat chatter, s string) (core.RoomID, error) {
 		return "", err
 	}
 	return findRoom(s, rooms)
+}
+
+// enteredArg is roomArg for a verb that does something in the room: whoever was just
+// invited is on the way in, and the room has no name here until then. That is waited for.
+func enteredArg(ctx context.Context, chat chatter, s string) (core.RoomID, error) {
+	for range enterTries {
+		rooms, err := chat.Rooms()
+		if err != nil {
+			return "", err
+		}
+		id, err := findRoom(s, rooms)
+		if !slices.ContainsFunc(rooms, func(r chatRoom) bool { return r.Entering && (r.Room == id || err != nil) }) {
+			return id, err
+		}
+		if sleepFor(ctx, enterPause) != nil || goesOn(chat.Sync(ctx)) != nil {
+			break
+		}
+	}
+	return roomArg(chat, s)
 }
 
 // userArgs reads arguments as users.
@@ -90,7 +111,7 @@ func (a *chatApp) inviteCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "invite ROOM USER…", Short: "Let users into a room, with all their devices", Args: cobra.MinimumNArgs(2),
 		RunE: a.online(func(ctx context.Context, chat chatter, args []string) error {
-			room, err := roomArg(chat, args[0])
+			room, err := enteredArg(ctx, chat, args[0])
 			if err != nil {
 				return err
 			}
@@ -164,7 +185,7 @@ func (a *chatApp) leaveCommand() *cobra.Command {
 it is online. Until then leave waits, but not for ever. If nobody did it in time it
 says so, and what is run next here sees to it that the wish is not forgotten.`,
 		RunE: a.online(func(ctx context.Context, chat chatter, args []string) error {
-			room, err := roomArg(chat, args[0])
+			room, err := enteredArg(ctx, chat, args[0])
 			if err == nil {
 				err = chat.Leave(ctx, room)
 			}
@@ -214,7 +235,7 @@ func (a *chatApp) removeCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "remove ROOM USER…", Short: "Put users out of a room", Args: cobra.MinimumNArgs(2),
 		RunE: a.online(func(ctx context.Context, chat chatter, args []string) error {
-			room, err := roomArg(chat, args[0])
+			room, err := enteredArg(ctx, chat, args[0])
 			if err != nil {
 				return err
 			}
@@ -335,7 +356,7 @@ func (a *chatApp) membersCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "members ROOM", Short: "List who is in a room, with which devices", Args: cobra.ExactArgs(1),
 		RunE: a.offline(func(ctx context.Context, chat chatter, args []string) error {
-			room, err := roomArg(chat, args[0])
+			room, err := enteredArg(ctx, chat, args[0])
 			if err != nil {
 				return err
 			}
@@ -362,7 +383,7 @@ func (a *chatApp) codeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "code ROOM", Short: "Make a join code for a room", Args: cobra.ExactArgs(1),
 		RunE: a.online(func(ctx context.Context, chat chatter, args []string) error {
-			room, err := roomArg(chat, args[0])
+			room, err := enteredArg(ctx, chat, args[0])
 			if err != nil {
 				return err
 			}

@@ -268,6 +268,24 @@ func TestChatSendVerb(t *testing.T) {
 	}
 }
 
+// Who was just invited may say something at once: the room's name comes with entering it.
+func TestChatSendVerbEntering(t *testing.T) {
+	r := newVerbRig(t)
+	const room = "mimi://b.example/r/xyz"
+	r.chat.rooms = append(r.chat.rooms, chatRoom{Room: room, Name: "xyz", Encrypted: true, Entering: true})
+	r.says("Sent 1.", "send", "garden", "this one is entered already")
+	r.chat.enters = 3
+	r.says("Sent 1.", "send", "cellar", "hello")
+	r.chat.rooms[len(r.chat.rooms)-1].Entering = true
+	r.chat.enters = 3
+	r.says("Sent 1.", "send", room, "hello again")
+	if n := len(r.chat.lines[room]); n != 2 {
+		t.Errorf("%d lines", n)
+	}
+	r.chat.rooms[len(r.chat.rooms)-1].Entering = true
+	r.fails(exitFailed, "you are in no room attic", "send", "attic", "hello")
+}
+
 // A homeserver that does not answer has send keep what it can, and say so.
 func TestChatSendVerbAway(t *testing.T) {
 	r := newVerbRig(t)

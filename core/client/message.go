@@ -95,7 +95,7 @@ func (c *Client) accept(ctx context.Context, id core.RoomID, mediaType string, c
 	r := c.rooms[id]
 	switch {
 	case r == nil || !r.Joined:
-		return nil, core.Refuse(core.Denied, core.NotJoined, "this device is not in that room")
+		return nil, notIn(r)
 	case len(content) > maxContent:
 		return nil, core.Errorf(core.TooLarge, "content over %d octets", maxContent)
 	case len(c.outbox) >= maxOutbox:

@@ -128,7 +128,7 @@ func TestWelcomeThatLost(t *testing.T) {
 		packages := len(dave.packages)
 		tree, lie := w.invited(room, carol, user("dave"), "b.example")
 		dave.sync()
-		if _, err := dave.Send(ctx, room, "", []byte("hello?")); core.CodeOf(err) != core.Denied || len(dave.saw(RoomJoined)) != 0 {
+		if _, err := dave.Send(ctx, room, "", []byte("hello?")); err == nil || len(dave.saw(RoomJoined)) != 0 {
 			t.Fatalf("%s: dave is in an epoch that nobody signed: %v, %+v", name, err, dave.seen)
 		}
 		alice.must(alice.Renew(ctx, room))
@@ -199,6 +199,9 @@ func TestWelcomeAndClock(t *testing.T) {
 	alice.invite(room, user("bob"))
 	bob.sync()
 	bob.must(bob.Tend(ctx))
+	if _, err := bob.Send(ctx, room, "", []byte("hello?")); err == nil || !core.Temporary(err) {
+		t.Errorf("bob, who is on the way in, is told %v", err)
+	}
 	w.clock = w.clock.Add(-24 * time.Hour)
 	w.lacks = 0
 	for begin := w.clock; !bob.rooms[room].Joined; w.sleep(ctx, firstGrace) {

@@ -120,9 +120,18 @@ func (c *Client) group(ctx context.Context, id core.RoomID) (*room, error) {
 	case r.Kind != core.Group:
 		return nil, core.Errorf(core.Invalid, "that room is not end-to-end encrypted")
 	case !r.Joined:
-		return nil, core.Refuse(core.Denied, core.NotJoined, "this device is not in that room")
+		return nil, notIn(r)
 	}
 	return r, c.open(ctx, r)
+}
+
+// notIn says why nothing can be done in a room: Denied, or Unavailable while this device
+// is on the way in.
+func notIn(r *room) error {
+	if r != nil && r.Member && r.Lost == "" {
+		return core.Errorf(core.Unavailable, "this device is not in that room yet: it enters by itself, which may take some seconds")
+	}
+	return core.Refuse(core.Denied, core.NotJoined, "this device is not in that room")
 }
 
 // open reads the group from its snapshot and the records after it.
