@@ -2,6 +2,7 @@ package converter
 
 import (
 	"encoding/json"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -207,6 +208,18 @@ func FuzzMIRC(f *testing.F) {
 	})
 }
 
+// least is the time of the fastest of three: a machine that does much else is no
+// reason to fail.
+func least(f func()) time.Duration {
+	took := time.Duration(math.MaxInt64)
+	for range 3 {
+		start := time.Now()
+		f()
+		took = min(took, time.Since(start))
+	}
+	return took
+}
+
 // Hostile text costs bounded time: every one of these was quadratic in some
 // Markdown parser.
 // Nothing that fits a message takes long: conversion stands on the path of all
@@ -219,9 +232,7 @@ func TestPathologicalInput(t *testing.T) {
 	repeat := func(unit string) string { return strings.Repeat(unit, 48<<10/len(unit)) }
 	within := func(what string, f func()) {
 		t.Helper()
-		start := time.Now()
-		f()
-		if took := time.Since(start); took > time.Second { // it is milliseconds, but for the race detector
+		if took := least(f); took > time.Second { // it is milliseconds, but for the race detector
 			t.Errorf("%.40q took %v", what, took)
 		}
 	}
@@ -245,11 +256,12 @@ func TestPathologicalInput(t *testing.T) {
 func TestMarkdownPathological(t *testing.T) {
 	for _, unit := range []string{"*a ", "**a_", "[", "[a](", "`a``b", "<a:", "<https://", "&#", "> ", "- a\n", "~~a~", "*_", "![](<", "[`", "\\[", "a**b"} {
 		s := strings.Repeat(unit, 48<<10/len(unit))
-		start := time.Now()
-		d := parseMarkdown(s)
-		d.markdown()
-		d.html(nil)
-		if took := time.Since(start); took > 2*time.Second {
+		took := least(func() {
+			d := parseMarkdown(s)
+			d.markdown()
+			d.html(nil)
+		})
+		if took > 2*time.Second {
 			t.Errorf("%q: %v", unit, took)
 		}
 	}

@@ -88,7 +88,7 @@ func TestHalfOpenConnection(t *testing.T) {
 		}
 	}()
 	a.until(":bob!", " QUIT ", "Ping timeout")
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		h.srv.world.mu.RLock()
 		n := len(h.srv.world.sessions)

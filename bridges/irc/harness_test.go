@@ -20,7 +20,10 @@ import (
 	"github.com/isthmus-chat/isthmus/store"
 )
 
-const testDomain = "irc.example"
+const (
+	testDomain = "irc.example"
+	patience   = 20 * time.Second // for what has to come, on a machine that does much else
+)
 
 // A house is a listener with the real runtime, engine and SQLite store.
 type house struct {
@@ -107,7 +110,7 @@ func (h *house) close() {
 		if err != nil {
 			h.t.Errorf("the runtime ended with %v", err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		h.t.Error("the runtime did not stop")
 	}
 	h.db.Close()
@@ -156,7 +159,7 @@ func (c *client) register(nick string, caps ...string) {
 
 func (c *client) send(lines ...string) {
 	c.t.Helper()
-	c.conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	c.conn.SetWriteDeadline(time.Now().Add(patience))
 	if _, err := c.conn.Write([]byte(strings.Join(lines, "\r\n") + "\r\n")); err != nil {
 		c.t.Fatalf("%s: send: %v", c.nick, err)
 	}
@@ -165,7 +168,7 @@ func (c *client) send(lines ...string) {
 // line reads one line; "" at the end of the connection.
 func (c *client) line() string {
 	c.t.Helper()
-	c.conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	c.conn.SetReadDeadline(time.Now().Add(patience))
 	s, err := c.r.ReadString('\n')
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		c.t.Fatalf("%s: nothing came (have %q)", c.nick, s)

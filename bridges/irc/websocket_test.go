@@ -34,7 +34,7 @@ type wsClient struct {
 
 func dialWS(t testing.TB, url string, opts *websocket.DialOptions) (*wsClient, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	ws, _, err := websocket.Dial(ctx, url, opts)
 	if err != nil {
@@ -55,7 +55,7 @@ func (c *wsClient) send(kind websocket.MessageType, lines ...string) {
 
 func (c *wsClient) until(kind websocket.MessageType, word string) string {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for {
 		k, b, err := c.ws.Read(ctx)
@@ -124,7 +124,7 @@ func TestWebSocketHostile(t *testing.T) {
 	text := websocket.MessageText
 	closed := func(w *wsClient, want websocket.StatusCode) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		for {
 			if _, _, err := w.ws.Read(ctx); err != nil {
@@ -319,7 +319,7 @@ func TestLineSocketSlowReader(t *testing.T) {
 			if err == nil {
 				t.Errorf("%s: everything was written", name)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(patience):
 			t.Errorf("%s: still writing", name)
 		}
 		c.Close()

@@ -53,7 +53,7 @@ func (v *visitor) ask(method, path string, body any) (status int, code string, a
 	if !ok && body != nil {
 		text, _ = cborOut.Marshal(body)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	q, err := http.NewRequestWithContext(ctx, method, "https://"+v.at+path, bytes.NewReader(text))
 	if err != nil {

@@ -71,7 +71,7 @@ func TestListsOfRoomsAreCharged(t *testing.T) {
 func TestStreamInputIsCounted(t *testing.T) {
 	h := openAPI(t, nil)
 	alice := h.member("alice")
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	bodies := h.bridge.api.bodies
 	for _, busy := range []bool{true, false} {

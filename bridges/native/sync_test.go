@@ -166,7 +166,7 @@ func TestSyncLongPoll(t *testing.T) {
 	}
 	h.carol().refused(core.NotFound, "POST", roomPath(room, "/typing"), wire.Typing{Typing: true})
 	began := time.Now()
-	if s = bob.sync(wire.GetSync{Since: s.Next, Wait: 50}); len(s.Events) != 0 || time.Since(began) > 5*time.Second {
+	if s = bob.sync(wire.GetSync{Since: s.Next, Wait: 50}); len(s.Events) != 0 || time.Since(began) > 20*time.Second {
 		t.Errorf("a poll that is over gives %+v after %v", s, time.Since(began))
 	}
 	h.waiters(0)
@@ -511,7 +511,7 @@ func TestHubPublishNeverWaits(t *testing.T) {
 	for range 100 {
 		hub.publish(bridges.Batch{Events: []core.Event{{Envelope: core.Envelope{Room: room, Body: core.Sealed{Message: []byte{0, 1, 0, 2, 0}}}}}})
 	}
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("100 batches for 1,000 readers who do not read took %v", took)
 	}
 	for _, w := range ws {

@@ -327,7 +327,7 @@ func TestChatTailVerb(t *testing.T) {
 	r.fails(exitFailed, "you are in no room", "tail", "nowhere")
 	start := time.Now()
 	r.says("", "tail", "--for", "20ms")
-	if time.Since(start) > 5*time.Second {
+	if time.Since(start) > 30*time.Second {
 		t.Error("--for does not end it")
 	}
 }

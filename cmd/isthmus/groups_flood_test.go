@@ -54,7 +54,7 @@ func TestGroupsHostileDevice(t *testing.T) {
 	}
 	o.goesOn("a generation used thrice")
 
-	mallory.sync()
+	mallory.reaches(bob, g.room)
 	for _, by := range []int{1, 6, 1 << 40} {
 		if got := mallory.codes("ahead", with("by", by)); got["stale epoch"] != 1 {
 			t.Errorf("a message from %d epochs ahead: %v", by, got)

@@ -556,5 +556,15 @@ func (f *foreign) sync() {
 	}
 }
 
+// reaches waits until f is in the epoch that p is in: its homeserver may learn later than
+// p's what they agreed on.
+func (f *foreign) reaches(p *phone, room core.RoomID) {
+	f.t.Helper()
+	inTheEnd(f.t, "the same epoch", func() bool {
+		f.sync()
+		return f.ask("state", map[string]any{"room": room})["epoch"] == float64(p.info(room).Epoch)
+	})
+}
+
 // runQuietly is for what may fail: it cleans up.
 func runQuietly(name string, args ...string) { exec.Command(name, args...).Run() }

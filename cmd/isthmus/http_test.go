@@ -89,7 +89,7 @@ func TestHTTPHalfOpen(t *testing.T) {
 		t.Errorf("somebody else was held up: %v", err)
 	}
 	for i, c := range dead {
-		c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		c.SetReadDeadline(time.Now().Add(20 * time.Second))
 		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("connection %d stays open", i)
 		}

@@ -201,7 +201,7 @@ func motd(address string) (string, error) {
 		return "", err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(5 * time.Second))
+	c.SetDeadline(time.Now().Add(20 * time.Second))
 	fmt.Fprintf(c, "NICK reader\r\nUSER reader 0 * :reader\r\nQUIT\r\n")
 	var b strings.Builder
 	for s := bufio.NewScanner(c); s.Scan(); {
